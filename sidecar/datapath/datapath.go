@@ -1,0 +1,108 @@
+// Package datapath is the seam between what moves packets and what uses them: a Datapath is one WireGuard interface with its
+// peers, and a Network is the inside of the tunnel as the relay sees it. Three implementations stand behind it: Kernel, TUN and
+// Netstack. Nothing here moves a packet.
+package datapath
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/key"
+)
+
+// Kind names an implementation.
+type Kind string
+
+// The implementations, best first.
+const (
+	Kernel   Kind = "Kernel"   // in-kernel WireGuard; needs CAP_NET_ADMIN and the module
+	TUN      Kind = "TUN"      // wireguard-go on a TUN device; needs CAP_NET_ADMIN and /dev/net/tun
+	Netstack Kind = "Netstack" // wireguard-go on gVisor's TCP/IP; needs nothing
+)
+
+// Peer is one WireGuard peer as a device is configured with it.
+type Peer struct {
+	PublicKey    key.Public
+	PresharedKey key.Preshared  // zero: none
+	Endpoint     netip.AddrPort // zero: unknown, learned from the peer's first packet
+	AllowedIPs   []netip.Prefix // inner addresses this peer may use
+	Keepalive    time.Duration  // zero: off; whole seconds up to 65535
+}
+
+// PeerStats is what a device knows of one peer.
+type PeerStats struct {
+	PublicKey     key.Public
+	Endpoint      netip.AddrPort // zero while unknown
+	AllowedIPs    []netip.Prefix
+	LastHandshake time.Time // zero: never
+	RxBytes       uint64    // WireGuard bytes received from the peer
+	TxBytes       uint64    // WireGuard bytes sent to the peer
+}
+
+// Interface is the part of a device that is not its peers.
+type Interface struct {
+	Addresses []netip.Prefix // the interface's own inner addresses
+	MTU       int            // inner MTU in bytes, 1280..65455
+}
+
+// Datapath is one live WireGuard interface. All methods are safe for concurrent use.
+type Datapath interface {
+	Network
+	// Kind says which implementation this is.
+	Kind() Kind
+	// SetInterface changes addresses and MTU; established connections on addresses that stay are undisturbed.
+	SetInterface(Interface) error
+	// UpdatePeers applies one delta: upserts, then removals. Peers not named are not touched. Either all of the delta is
+	// valid and is applied or an error names what is wrong and nothing has changed.
+	UpdatePeers(upsert []Peer, remove []key.Public) error
+	// Peers lists the peers with their counters.
+	Peers() ([]PeerStats, error)
+	// ListenPort is the outer UDP port in use.
+	ListenPort() uint16
+	// Close ends the device and every connection through it.
+	Close() error
+}
+
+// Network is the inside of the tunnel.
+type Network interface {
+	// DialTCP connects through the tunnel. A refused connection satisfies errors.Is(err, syscall.ECONNREFUSED).
+	DialTCP(ctx context.Context, to netip.AddrPort) (Stream, error)
+	// DialUDP makes a connected datagram socket through the tunnel. Read returns one datagram, truncated to the buffer.
+	DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// HandleTCP sets who answers connections that peers open to our addresses; nil refuses all. The handler runs on a
+	// goroutine of its own and must call exactly one of Accept and Refuse.
+	HandleTCP(func(TCPRequest))
+	// HandleUDP sets who answers the first datagram of a flow that a peer starts; nil refuses all. Same rules.
+	HandleUDP(func(UDPRequest))
+}
+
+// Stream is a TCP connection with the two things net.Conn lacks.
+type Stream interface {
+	net.Conn
+	// CloseWrite sends FIN and leaves the other direction open.
+	CloseWrite() error
+	// Abort sends RST and frees the connection.
+	Abort()
+}
+
+// TCPRequest is a connection that a peer asks for and that nobody has answered yet.
+type TCPRequest interface {
+	Local() netip.AddrPort  // our inner address and port
+	Remote() netip.AddrPort // the peer's inner address and port
+	// Accept completes the handshake.
+	Accept() (Stream, error)
+	// Refuse answers RST.
+	Refuse()
+}
+
+// UDPRequest is the first datagram of a flow that nobody has answered yet.
+type UDPRequest interface {
+	Local() netip.AddrPort
+	Remote() netip.AddrPort
+	// Accept returns the flow, connected to Remote; the first Read returns the datagram that asked for it.
+	Accept() (net.Conn, error)
+	// Refuse answers ICMP port unreachable.
+	Refuse()
+}

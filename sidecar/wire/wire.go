@@ -1,0 +1,140 @@
+// Package wire is the contract between the control plane and the data plane: what a member says when it registers, and what it
+// is told. It is the only package that both sides import.
+//
+// A member sends one Registration, then holds one watch open: a GET whose answer is newline-delimited Events. The first Event is
+// a Snapshot, or nothing but heartbeats when the revision that the member names is current. Deltas follow, each from the revision
+// that the one before it led to. A member that sees anything else keeps what it has and opens the watch anew.
+//
+// A revision is a digest of the configuration, so that every replica of the coordinator gives the same configuration the same
+// revision and a member can move between them.
+package wire
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/key"
+)
+
+// TokenAudience is the audience that a member's service-account token is bound to.
+const TokenAudience = "tenantwire.dev"
+
+// The coordinator's paths.
+const (
+	RegisterPath = "/v1alpha1/register" // POST Registration -> Registered
+	ReportPath   = "/v1alpha1/report"   // POST Report -> 204
+	WatchPath    = "/v1alpha1/watch"    // GET ?revision=R -> stream of Event
+)
+
+// Bounds that both sides keep.
+const (
+	// MaxBody bounds a request body in bytes.
+	MaxBody = 16 << 10
+	// MaxEvent bounds one Event's JSON in bytes: about 20,000 peers.
+	MaxEvent = 8 << 20
+	// HeartbeatInterval is how often a watch with nothing to say says so. A member that hears nothing for three intervals
+	// reconnects.
+	HeartbeatInterval = 15 * time.Second
+)
+
+// Registration is what a member says of itself. Who it is comes from its token, never from here.
+type Registration struct {
+	PublicKey      key.Public     `json:"publicKey"`
+	Endpoint       netip.AddrPort `json:"endpoint"` // the pod's IP and the outer UDP port
+	Datapath       datapath.Kind  `json:"datapath"`
+	DatapathReason string         `json:"datapathReason,omitempty"` // at most 512 bytes
+}
+
+// Registered answers a Registration.
+type Registered struct {
+	Tunnel    string         `json:"tunnel"`
+	Addresses []netip.Prefix `json:"addresses"`
+}
+
+// Report says whether the member's data path is up.
+type Report struct {
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"` // at most 512 bytes; why not
+}
+
+// EventType says what an Event holds.
+type EventType string
+
+// The events of a watch.
+const (
+	Snapshot  EventType = "Snapshot"  // Config at To
+	DeltaType EventType = "Delta"     // Delta from From to To
+	Heartbeat EventType = "Heartbeat" // nothing new; To is the current revision
+	Gone      EventType = "Gone"      // the tunnel or the member no longer exists: drop every peer; Reason says which
+)
+
+// Event is one line of a watch.
+type Event struct {
+	Type   EventType `json:"type"`
+	From   string    `json:"from,omitempty"`
+	To     string    `json:"to,omitempty"`
+	Config *Config   `json:"config,omitempty"`
+	Delta  *Delta    `json:"delta,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Config is everything a member needs to know. Lists are sorted and free of duplicates.
+type Config struct {
+	Interface Interface `json:"interface"`
+	Peers     []Peer    `json:"peers,omitempty"`    // by public key
+	Services  []Service `json:"services,omitempty"` // by name, port, protocol
+	Inbound   []Port    `json:"inbound,omitempty"`  // by port, protocol: what the member's own addresses accept
+}
+
+// Interface is the member's own end.
+type Interface struct {
+	Addresses []netip.Prefix `json:"addresses"`
+	MTU       int            `json:"mtu,omitempty"` // bytes; 0: the member derives it from its path
+}
+
+// Peer is another end of the tunnel.
+type Peer struct {
+	PublicKey        key.Public     `json:"publicKey"`
+	Endpoint         netip.AddrPort `json:"endpoint,omitzero"` // zero: the peer dials
+	AllowedIPs       []netip.Prefix `json:"allowedIPs"`
+	KeepaliveSeconds int            `json:"keepaliveSeconds,omitempty"` // 0: off
+}
+
+// Protocol of a port.
+type Protocol string
+
+// The protocols carried by port.
+const (
+	TCP Protocol = "TCP"
+	UDP Protocol = "UDP"
+)
+
+// Port is one transport port.
+type Port struct {
+	Port     uint16   `json:"port"`
+	Protocol Protocol `json:"protocol"`
+}
+
+// ServiceID names one carried port of a Service or egress host.
+type ServiceID struct {
+	Name     string   `json:"name"` // the Service's name or the host
+	Port     uint16   `json:"port"`
+	Protocol Protocol `json:"protocol"`
+}
+
+// Service is one carried port and where it leads inside the tunnel.
+type Service struct {
+	ServiceID
+	Targets []netip.AddrPort `json:"targets,omitempty"` // ready ones; none: new connections are refused
+}
+
+// Delta changes a Config. What is not named stays.
+type Delta struct {
+	Interface      *Interface   `json:"interface,omitempty"`
+	UpsertPeers    []Peer       `json:"upsertPeers,omitempty"`
+	RemovePeers    []key.Public `json:"removePeers,omitempty"`
+	UpsertServices []Service    `json:"upsertServices,omitempty"`
+	RemoveServices []ServiceID  `json:"removeServices,omitempty"`
+	Inbound        *[]Port      `json:"inbound,omitempty"` // replaces the whole list
+}

@@ -1,0 +1,79 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// TunnelPeer is a WireGuard device or site outside the cluster. Its private key never enters the cluster.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=tp,categories=wireguard
+// +kubebuilder:printcolumn:name="Tunnel",type=string,JSONPath=`.spec.tunnel`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Endpoint",type=string,JSONPath=`.spec.endpoint`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type TunnelPeer struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is what the tenant says of the peer.
+	// +required
+	Spec TunnelPeerSpec `json:"spec"`
+	// status is what the operator sees.
+	// +optional
+	Status TunnelPeerStatus `json:"status,omitempty"`
+}
+
+// TunnelPeerSpec is what the tenant says of a peer.
+type TunnelPeerSpec struct {
+	// tunnel is the name of a TenantTunnel in this namespace.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="tunnel is immutable"
+	// +required
+	Tunnel string `json:"tunnel"`
+	// publicKey is the peer's WireGuard public key, as `wg pubkey` prints it.
+	// +kubebuilder:validation:MaxLength=44
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$') && self != 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='",message="publicKey must be 32 bytes in base64 as wg pubkey prints them (44 characters), not all zero"
+	// +required
+	PublicKey string `json:"publicKey"`
+	// endpoint is the IP address and UDP port to dial, for example 203.0.113.7:51820 or [2001:db8::7]:51820. Left out, the peer
+	// dials.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Endpoint string `json:"endpoint,omitempty"`
+	// routes are the addresses behind the peer. No two peers of a tunnel may have overlapping routes.
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=43
+	// +kubebuilder:validation:XValidation:rule="self.all(r, isCIDR(r) && cidr(r) == cidr(r).masked())",message="routes must be CIDRs without host bits, for example 192.168.10.0/24"
+	// +required
+	Routes []string `json:"routes"`
+	// keepaliveSeconds is the interval of WireGuard's persistent keepalive; 0 is off.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=65535
+	// +optional
+	KeepaliveSeconds int32 `json:"keepaliveSeconds,omitempty"`
+}
+
+// TunnelPeerStatus is what the operator sees of a peer.
+type TunnelPeerStatus struct {
+	// observedGeneration is the generation of the spec that this status describes.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// conditions holds Accepted.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// TunnelPeerList is a list of peers.
+//
+// +kubebuilder:object:root=true
+type TunnelPeerList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []TunnelPeer `json:"items"`
+}
