@@ -1,0 +1,157 @@
+package relay
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// balancer remembers, for every target in use, how many connections it has and whether it failed a moment ago. It is shared by
+// all forwards and proxies, so what one learns of a dead target spares the others the wait.
+type balancer struct {
+	hold time.Duration
+	mu   sync.Mutex
+	m    map[netip.AddrPort]*targetState
+}
+
+type targetState struct {
+	open   int
+	failed time.Time // until then it is tried last
+}
+
+const maxRemembered = 4096 // states of targets without connections; a proxy can name any number
+
+func newBalancer(hold time.Duration) *balancer {
+	return &balancer{hold: hold, m: map[netip.AddrPort]*targetState{}}
+}
+
+// order returns the targets in the order to try them: of two random healthy ones the less loaded first, then the other healthy
+// ones, then those that failed lately, the longest ago first. It does not change targets.
+func (b *balancer) order(targets []netip.AddrPort, now time.Time) []netip.AddrPort {
+	if len(targets) < 2 {
+		return targets
+	}
+	out := make([]netip.AddrPort, len(targets))
+	for i, j := range rand.Perm(len(targets)) {
+		out[i] = targets[j]
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	healthy := 0
+	for i, t := range out {
+		if s := b.m[t]; s == nil || !now.Before(s.failed) {
+			out[i], out[healthy] = out[healthy], t
+			healthy++
+		}
+	}
+	if healthy >= 2 && b.openTo(out[1]) < b.openTo(out[0]) {
+		out[0], out[1] = out[1], out[0]
+	}
+	sick := out[healthy:]
+	for i := 1; i < len(sick); i++ { // a handful at most: insertion sort
+		for j := i; j > 0 && b.m[sick[j]].failed.Before(b.m[sick[j-1]].failed); j-- {
+			sick[j], sick[j-1] = sick[j-1], sick[j]
+		}
+	}
+	return out
+}
+
+func (b *balancer) openTo(t netip.AddrPort) int {
+	if s := b.m[t]; s != nil {
+		return s.open
+	}
+	return 0
+}
+
+// begin counts a connection to t, from the first SYN on so that a burst spreads too.
+func (b *balancer) begin(t netip.AddrPort) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state(t).open++
+}
+
+// end undoes begin.
+func (b *balancer) end(t netip.AddrPort) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.state(t)
+	if s.open--; s.open <= 0 && s.failed.IsZero() {
+		delete(b.m, t)
+	}
+}
+
+// mark records how an attempt went.
+func (b *balancer) mark(t netip.AddrPort, ok bool, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !ok {
+		b.state(t).failed = now.Add(b.hold)
+		return
+	}
+	if s := b.m[t]; s != nil {
+		s.failed = time.Time{}
+	}
+}
+
+func (b *balancer) state(t netip.AddrPort) *targetState {
+	s := b.m[t]
+	if s == nil {
+		if len(b.m) >= maxRemembered {
+			b.forget()
+		}
+		s = &targetState{}
+		b.m[t] = s
+	}
+	return s
+}
+
+// forget drops what has no connections. Forgetting a failure costs one attempt at worst.
+func (b *balancer) forget() {
+	for t, s := range b.m {
+		if s.open <= 0 {
+			delete(b.m, t)
+		}
+	}
+}
+
+// dial connects to one of the targets. On None the caller owns the stream and calls r.balancer.end(target) when it has ended.
+func (r *Relay) dial(ctx context.Context, targets []netip.AddrPort) (datapath.Stream, netip.AddrPort, Reason) {
+	if len(targets) == 0 {
+		return nil, netip.AddrPort{}, NoTargets
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.opts.Limits.DialBudget)
+	defer cancel()
+	why := Unreachable
+	for _, t := range r.balancer.order(targets, time.Now()) {
+		r.balancer.begin(t)
+		s, err := r.dialOne(ctx, t)
+		if err == nil {
+			r.balancer.mark(t, true, time.Now())
+			return s, t, None
+		}
+		r.balancer.end(t)
+		if ctx.Err() != nil {
+			break
+		}
+		r.balancer.mark(t, false, time.Now())
+		why = dialReason(ctx, err)
+		r.log.Debug("dial target", "target", t, "reason", why, "error", err)
+	}
+	if context.Cause(ctx) == context.DeadlineExceeded {
+		return nil, netip.AddrPort{}, Timeout
+	}
+	if ctx.Err() != nil {
+		return nil, netip.AddrPort{}, Aborted
+	}
+	return nil, netip.AddrPort{}, why
+}
+
+func (r *Relay) dialOne(ctx context.Context, t netip.AddrPort) (datapath.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.opts.Limits.DialTimeout)
+	defer cancel()
+	return r.network.DialTCP(ctx, t)
+}

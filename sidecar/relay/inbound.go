@@ -1,0 +1,293 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// Inbound opens one port of the tunnel address to peers.
+type Inbound struct {
+	Port     uint16 // on the tunnel address
+	Protocol Protocol
+	To       netip.AddrPort // loopback only
+}
+
+type inboundKey struct {
+	proto Protocol
+	port  uint16
+}
+
+// inboundPort is one listed port; its context ends what came in through it.
+type inboundPort struct {
+	key    inboundKey
+	to     netip.AddrPort
+	meter  *meter
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// inboundSide answers what peers ask for.
+type inboundSide struct {
+	r     *Relay
+	dials perSource
+	conns perSource
+	flows perSource
+	table *flowTable[inboundFlow]
+	// Flows to port 53 have a table of their own: a table has one idle time.
+	dnsTable *flowTable[inboundFlow]
+
+	mu     sync.Mutex
+	ports  map[inboundKey]*inboundPort
+	live   map[*inboundConn]struct{}
+	closed bool
+	silent silence
+}
+
+// inboundConn is an accepted connection as policy sees it.
+type inboundConn struct {
+	src    netip.Addr
+	port   *inboundPort
+	cancel context.CancelFunc
+}
+
+func newInboundSide(r *Relay) *inboundSide {
+	l := r.opts.Limits
+	return &inboundSide{
+		r:     r,
+		dials: perSource{max: l.DialsPerPeer}, conns: perSource{max: l.ConnectionsPerPeer}, flows: perSource{max: l.FlowsPerPeer},
+		table: newFlowTable[inboundFlow](l.UDPIdle, l.Flows), dnsTable: newFlowTable[inboundFlow](l.DNSIdle, l.Flows),
+		ports: map[inboundKey]*inboundPort{}, live: map[*inboundConn]struct{}{},
+	}
+}
+
+// SetInbound makes the given ports the ones that peers reach. A new destination applies to new connections; connections to a
+// port that is gone, and those that AllowInbound no longer allows, are reset. What is wrong with one entry does not keep the
+// others out; the error names each.
+func (r *Relay) SetInbound(all []Inbound) error {
+	r.setMu.Lock()
+	defer r.setMu.Unlock()
+	if r.isDraining() {
+		return ErrDraining
+	}
+	want, bad := planInbound(all)
+	r.inbound.set(want)
+	r.network.HandleTCP(r.inbound.handleTCP)
+	r.network.HandleUDP(r.inbound.handleUDP)
+	return errors.Join(bad...)
+}
+
+func planInbound(all []Inbound) (want map[inboundKey]netip.AddrPort, bad []error) {
+	want = map[inboundKey]netip.AddrPort{}
+	for _, in := range all {
+		to, err := checkLoopback(in.To)
+		key := inboundKey{in.Protocol, in.Port}
+		_, twice := want[key]
+		switch {
+		case in.Port == 0:
+			err = errors.New("port is not set")
+		case in.Protocol != TCP && in.Protocol != UDP:
+			err = fmt.Errorf("protocol %q is not TCP or UDP", in.Protocol)
+		case twice:
+			err = errors.New("port is listed twice")
+		}
+		if err != nil {
+			bad = append(bad, fmt.Errorf("inbound %s %d: %w", in.Protocol, in.Port, err))
+			continue
+		}
+		want[key] = to
+	}
+	return want, bad
+}
+
+// refusedMeter counts what asked for a port that is not listed.
+var refusedMeter = meterKey{Accepted, "other", ""}
+
+func (k inboundKey) meterKey() meterKey { return meterKey{Accepted, fmt.Sprint(k.port), k.proto} }
+
+func (in *inboundSide) set(want map[inboundKey]netip.AddrPort) {
+	keep := map[meterKey]bool{refusedMeter: true}
+	in.mu.Lock()
+	for key, p := range in.ports {
+		if _, ok := want[key]; !ok {
+			p.cancel()
+			delete(in.ports, key)
+		}
+	}
+	for key, to := range want {
+		keep[key.meterKey()] = true
+		next := &inboundPort{key: key, to: to, meter: in.r.meterFor(key.meterKey())}
+		if p := in.ports[key]; p != nil {
+			next.ctx, next.cancel = p.ctx, p.cancel
+		} else {
+			next.ctx, next.cancel = in.r.context()
+		}
+		in.ports[key] = next
+	}
+	for c := range in.live {
+		if !in.allowed(c.src, c.port.key) {
+			c.cancel()
+		}
+	}
+	in.mu.Unlock()
+	in.recheckFlows()
+	in.r.pruneMeters(Accepted, keep)
+}
+
+func (in *inboundSide) allowed(src netip.Addr, k inboundKey) bool {
+	allow := in.r.opts.AllowInbound
+	return allow == nil || allow(src, k.port, k.proto)
+}
+
+// detach stops accepting.
+func (in *inboundSide) detach() {
+	in.r.network.HandleTCP(nil)
+	in.r.network.HandleUDP(nil)
+}
+
+func (in *inboundSide) abort() {
+	in.mu.Lock()
+	for key, p := range in.ports {
+		p.cancel()
+		delete(in.ports, key)
+	}
+	in.mu.Unlock()
+	in.table.close()
+	in.dnsTable.close()
+}
+
+// admit finds the port a peer asks for and says whether it may have it.
+func (in *inboundSide) admit(src netip.Addr, key inboundKey) (*inboundPort, Reason) {
+	in.mu.Lock()
+	p := in.ports[key]
+	in.mu.Unlock()
+	switch {
+	case p == nil:
+		return nil, NotExposed
+	case !in.allowed(src, key):
+		return p, NotAllowed
+	}
+	return p, None
+}
+
+func (in *inboundSide) refused(p *inboundPort, why Reason, src netip.Addr) {
+	m := in.r.meterFor(refusedMeter)
+	if p != nil {
+		m = p.meter
+	}
+	in.r.failed(m, why, "from", src)
+}
+
+// handleTCP answers one connection: the local side is dialled first, so that a port nobody listens on looks to the peer
+// exactly like that.
+func (in *inboundSide) handleTCP(req datapath.TCPRequest) {
+	if !in.r.enter() {
+		req.Refuse()
+		return
+	}
+	defer in.r.wg.Done()
+	src := req.Remote().Addr().Unmap()
+	p, why := in.admit(src, inboundKey{TCP, req.Local().Port()})
+	if why == None {
+		why = in.r.begin()
+	}
+	if why != None {
+		req.Refuse()
+		in.refused(p, why, src)
+		return
+	}
+	defer in.r.end()
+	if !in.conns.take(src) {
+		req.Refuse()
+		in.refused(p, Limit, src)
+		return
+	}
+	defer in.conns.give(src)
+	c := in.track(src, p)
+	if c == nil {
+		req.Refuse()
+		in.refused(p, Aborted, src)
+		return
+	}
+	defer in.untrack(c.conn)
+	local, why := in.dialLocal(c.ctx, src, p)
+	if why != None {
+		req.Refuse()
+		in.refused(p, why, src)
+		return
+	}
+	s, err := req.Accept()
+	if err != nil {
+		local.Abort()
+		in.refused(p, ResetByTunnel, src)
+		return
+	}
+	in.r.carry(c.ctx, local, s, nil, p.meter)
+}
+
+type tracked struct {
+	conn *inboundConn
+	ctx  context.Context
+}
+
+// track makes the connection one that a change of policy ends; nil when the port has just gone or policy has just changed.
+func (in *inboundSide) track(src netip.Addr, p *inboundPort) *tracked {
+	ctx, cancel := context.WithCancel(p.ctx)
+	c := &inboundConn{src: src, port: p, cancel: cancel}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if p.ctx.Err() != nil || !in.allowed(src, p.key) {
+		cancel()
+		return nil
+	}
+	in.live[c] = struct{}{}
+	return &tracked{c, ctx}
+}
+
+func (in *inboundSide) untrack(c *inboundConn) {
+	c.cancel()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	delete(in.live, c)
+}
+
+func (in *inboundSide) dialLocal(ctx context.Context, src netip.Addr, p *inboundPort) (localStream, Reason) {
+	if !in.dials.take(src) {
+		return localStream{}, Limit
+	}
+	defer in.dials.give(src)
+	local, err := dialLocalTCP(ctx, p.to, in.r.opts.Limits.DialTimeout)
+	return local, dialReason(ctx, err)
+}
+
+// perSource counts what each peer address holds, up to a bound, so that one peer cannot take what all share.
+type perSource struct {
+	max int
+	mu  sync.Mutex
+	n   map[netip.Addr]int
+}
+
+func (s *perSource) take(a netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n == nil {
+		s.n = map[netip.Addr]int{}
+	}
+	if s.n[a] >= s.max {
+		return false
+	}
+	s.n[a]++
+	return true
+}
+
+func (s *perSource) give(a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n[a]--; s.n[a] <= 0 {
+		delete(s.n, a)
+	}
+}

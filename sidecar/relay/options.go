@@ -1,0 +1,73 @@
+package relay
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// Options is what a Relay is made with. Only Network is required.
+type Options struct {
+	Network datapath.Network
+	Logger  *slog.Logger // nil: discard
+	// AllowInbound is asked before a peer's connection or flow is accepted, and again for the established ones on every
+	// SetInbound; nil allows what SetInbound lists. It must not block.
+	AllowInbound func(src netip.Addr, port uint16, proto Protocol) bool
+	// MTU is the tunnel's inner MTU in bytes, for the size of a bulk write; zero: 1420.
+	MTU    int
+	Limits Limits
+}
+
+// Limits bounds what a Relay holds. A zero field takes its default.
+type Limits struct {
+	DialTimeout        time.Duration // one attempt at one target; 3 s
+	DialBudget         time.Duration // all attempts for one connection; 10 s
+	FailureHold        time.Duration // how long a target that failed is tried last; 5 s
+	HeaderTimeout      time.Duration // a proxy client's handshake; 10 s
+	UDPIdle            time.Duration // a flow without datagrams; 2 min
+	DNSIdle            time.Duration // the same on port 53; 30 s
+	Connections        int           // TCP connections, all together; 10,000
+	ConnectionsPerPeer int           // inbound TCP connections from one address; 1,024
+	DialsPerPeer       int           // inbound connections from one address whose local dial is under way; 64
+	Flows              int           // UDP flows of one forward, or of all inbound ports; 1,024
+	FlowsPerPeer       int           // inbound UDP flows from one address; 256
+	LargeBuffers       int           // bulk buffers of 64 KiB lent at once; beyond, connections use small ones; 256
+}
+
+func orDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	orDefault(&o.MTU, 1420)
+	l := &o.Limits
+	orDefault(&l.DialTimeout, 3*time.Second)
+	orDefault(&l.DialBudget, 10*time.Second)
+	orDefault(&l.FailureHold, 5*time.Second)
+	orDefault(&l.HeaderTimeout, 10*time.Second)
+	orDefault(&l.UDPIdle, 2*time.Minute)
+	orDefault(&l.DNSIdle, 30*time.Second)
+	orDefault(&l.Connections, 10_000)
+	orDefault(&l.ConnectionsPerPeer, 1024)
+	orDefault(&l.DialsPerPeer, 64)
+	orDefault(&l.Flows, 1024)
+	orDefault(&l.FlowsPerPeer, 256)
+	orDefault(&l.LargeBuffers, 256)
+	return o
+}
+
+// idleFor is how long a flow to that port may be silent: resolvers use a new port for each query and are done in one answer.
+func (l Limits) idleFor(port uint16) time.Duration {
+	if port == 53 {
+		return l.DNSIdle
+	}
+	return l.UDPIdle
+}

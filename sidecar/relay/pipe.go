@@ -1,0 +1,123 @@
+package relay
+
+import (
+	"context"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// What a half is doing, for the watcher.
+const (
+	reading int32 = iota
+	writing
+	done
+)
+
+// half carries one direction of a connection: read, write, repeat; then FIN.
+type half struct {
+	in    *reader
+	out   datapath.Stream
+	count *atomic.Uint64
+	first []byte // bytes that were read before the pipe began
+	state atomic.Int32
+}
+
+// pipe joins a local stream and a tunnel stream until both directions have ended or one side is reset.
+type pipe struct {
+	local, tunnel datapath.Stream
+	up, down      half
+	once          sync.Once
+	why           atomic.Uint32 // Reason of the first failure
+}
+
+// newPipe joins the two; early are bytes the local client sent ahead, to be written first.
+func (r *Relay) newPipe(local, tunnel datapath.Stream, early []byte, m *meter) *pipe {
+	p := &pipe{local: local, tunnel: tunnel}
+	bulk := r.bulkFor(tunnel)
+	p.up = half{in: newReader(local, r.lender, bulk, false), out: tunnel, count: &m.up, first: early}
+	p.down = half{in: newReader(tunnel, r.lender, largeBuffer, false), out: local, count: &m.down}
+	return p
+}
+
+// run carries until the end and owns both streams: they are closed when it returns. Cancelling ctx aborts both.
+func (p *pipe) run(ctx context.Context, w *watcher) Reason {
+	stop := context.AfterFunc(ctx, func() { p.abort(Aborted) })
+	w.add(p)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.carry(&p.down, ResetByTunnel, ResetByLocal)
+	}()
+	p.carry(&p.up, ResetByLocal, ResetByTunnel)
+	<-ended
+	w.remove(p)
+	stop()
+	p.once.Do(func() {
+		_ = p.local.Close()
+		_ = p.tunnel.Close()
+	})
+	return Reason(p.why.Load())
+}
+
+// carry runs one half; from and to name a failure of its source and of its destination.
+func (p *pipe) carry(h *half, from, to Reason) {
+	readErr, writeErr := h.copy()
+	h.state.Store(done)
+	switch {
+	case writeErr != nil:
+		p.abort(to)
+	case readErr != nil:
+		p.abort(from)
+	case h.out.CloseWrite() != nil:
+		// The destination is gone. If it finished in order the other half has seen it, and there is nobody left to tell.
+		if p.up.state.Load() != done || p.down.state.Load() != done {
+			p.abort(to)
+		}
+	}
+}
+
+// abort resets both sides. The first reason stays.
+func (p *pipe) abort(why Reason) {
+	p.once.Do(func() {
+		p.why.Store(uint32(why))
+		p.local.Abort()
+		p.tunnel.Abort()
+	})
+}
+
+// copy moves bytes until the source's FIN, which is two nils.
+func (h *half) copy() (readErr, writeErr error) {
+	defer h.in.release()
+	if len(h.first) > 0 {
+		if writeErr = h.write(h.first); writeErr != nil {
+			return nil, writeErr
+		}
+		h.first = nil
+	}
+	for {
+		data, err := h.in.next()
+		if len(data) > 0 {
+			if writeErr = h.write(data); writeErr != nil {
+				return nil, writeErr
+			}
+		}
+		h.in.release()
+		if err == io.EOF {
+			return nil, nil
+		}
+		if err != nil {
+			return err, nil
+		}
+	}
+}
+
+func (h *half) write(data []byte) error {
+	h.state.Store(writing)
+	n, err := h.out.Write(data)
+	h.count.Add(uint64(max(n, 0)))
+	h.state.Store(reading)
+	return err
+}

@@ -1,0 +1,142 @@
+package relay
+
+import (
+	"io"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A connection of the Network may offer more than its interface asks for. Each of these is optional and makes the relay
+// cheaper or more faithful; one that is a kernel socket (a syscall.Conn) needs none of them.
+type (
+	// ReadWaiter blocks until Read would not: data, end or error. Close and a read deadline end the wait. With it an idle
+	// connection costs no buffer.
+	ReadWaiter interface{ WaitReadable() error }
+	// Resetter says, without blocking, whether the peer has reset the connection. It is polled where nobody reads: while the
+	// other side is stalled, and after the peer's FIN.
+	Resetter interface{ Reset() bool }
+	// BulkSizer says how many bytes one Write should carry so that they fill whole segments.
+	BulkSizer interface{ BulkSize() int }
+)
+
+// reader reads a connection with a buffer that it holds only while there are bytes in it, where the connection allows that.
+// It is used by one goroutine. After next, the bytes are valid until release.
+type reader struct {
+	conn   net.Conn
+	raw    syscall.RawConn // set: a kernel socket
+	waiter ReadWaiter      // set: can wait without a buffer
+	lender *lender
+	bulk   int  // bytes of a bulk read
+	packet bool // datagrams: always room for the largest, and zero bytes are not the end
+	grown  bool // the last read filled its buffer
+
+	buf *[]byte
+	n   int
+	err error
+	try func(fd uintptr) bool // made once: a closure for each read would be garbage for each read
+}
+
+func newReader(conn net.Conn, l *lender, bulk int, packet bool) *reader {
+	r := &reader{conn: conn, lender: l, bulk: bulk, packet: packet}
+	if sc, ok := conn.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			r.raw, r.try = raw, r.tryRaw
+			return r
+		}
+	}
+	r.waiter, _ = conn.(ReadWaiter)
+	return r
+}
+
+// next blocks for bytes. io.EOF is the peer's FIN; bytes may come together with an error.
+func (r *reader) next() ([]byte, error) {
+	r.n, r.err = 0, nil
+	switch {
+	case r.raw != nil:
+		if err := r.raw.Read(r.try); err != nil {
+			r.err = err
+		}
+	case r.waiter != nil:
+		if r.err = r.waiter.WaitReadable(); r.err == nil || r.err == io.EOF {
+			r.n, r.err = r.conn.Read(r.borrow())
+		}
+	default:
+		r.n, r.err = r.conn.Read(r.borrow())
+	}
+	if r.n == 0 && r.err != nil {
+		r.release()
+		return nil, r.err
+	}
+	r.adapt()
+	return (*r.buf)[:r.n], r.err
+}
+
+// tryRaw is one non-blocking read; false means wait, and nothing is held meanwhile.
+func (r *reader) tryRaw(fd uintptr) bool {
+	b := r.borrow()
+	for {
+		r.n, r.err = unix.Read(int(fd), b)
+		if r.err != unix.EINTR {
+			break
+		}
+	}
+	if r.err == unix.EAGAIN {
+		r.n, r.err = 0, nil
+		r.release()
+		return false
+	}
+	if r.err != nil {
+		r.n = 0
+	} else if r.n == 0 && !r.packet {
+		r.err = io.EOF
+	}
+	return true
+}
+
+// adapt chooses the next buffer. One that cannot wait without a buffer goes back to the small one as soon as it has caught
+// up, so that it does not sit idle on a large one.
+func (r *reader) adapt() {
+	size := len(*r.buf)
+	switch {
+	case r.n >= min(size, r.bulk):
+		r.grown = true
+	case r.n < smallBuffer/2, r.raw == nil && r.waiter == nil:
+		r.grown = false
+	}
+}
+
+func (r *reader) borrow() []byte {
+	r.release()
+	if r.packet {
+		r.buf = r.lender.takeDatagram()
+		return *r.buf
+	}
+	r.buf = r.lender.take(r.grown)
+	return (*r.buf)[:min(len(*r.buf), r.bulk)]
+}
+
+func (r *reader) release() {
+	if r.buf != nil {
+		r.lender.give(r.buf)
+		r.buf = nil
+	}
+}
+
+// reset says whether the peer has reset the connection, as far as can be told without reading.
+func (r *reader) reset() bool {
+	if rs, ok := r.conn.(Resetter); ok {
+		return rs.Reset()
+	}
+	if r.raw == nil {
+		return false
+	}
+	pending := false
+	err := r.raw.Control(func(fd uintptr) {
+		// Not the TCP state: a connection whose two FINs have crossed is closed too, with bytes still to be read.
+		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		pending = err == nil && code != 0
+	})
+	return err == nil && pending
+}

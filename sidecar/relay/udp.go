@@ -1,0 +1,251 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// udpForward serves one UDP Forward: each client address has a flow with one target, chosen when it starts and again when that
+// target leaves the set or refuses.
+type udpForward struct {
+	r      *Relay
+	conn   *net.UDPConn
+	ctx    context.Context
+	cancel context.CancelFunc
+	state  atomic.Pointer[forwardState]
+	table  *flowTable[netip.AddrPort]
+}
+
+func (r *Relay) openUDPForward(f Forward) (listener, error) {
+	conn, err := listenUDP(r.ctx, f.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", f.Listen, err)
+	}
+	u := &udpForward{r: r, conn: conn, table: newFlowTable[netip.AddrPort](r.opts.Limits.idleFor(f.Listen.Port()), r.opts.Limits.Flows)}
+	u.ctx, u.cancel = r.context()
+	u.state.Store(r.forwardState(f))
+	if !r.spawn(u.serve) {
+		u.abort()
+		return nil, ErrDraining
+	}
+	return u, nil
+}
+
+func (u *udpForward) update(f Forward) { u.state.Store(u.r.forwardState(f)) }
+
+// stop leaves the socket open, because the flows answer through it; new flows are refused while draining.
+func (u *udpForward) stop() {}
+
+func (u *udpForward) abort() {
+	u.cancel()
+	_ = u.conn.Close()
+	u.table.close()
+}
+
+func (u *udpForward) serve() {
+	in, err := newPacketReader(u.conn, u.r.lender)
+	if err != nil {
+		return
+	}
+	for {
+		data, from, err := in.next()
+		switch {
+		case err == nil:
+			u.packet(from, data)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			u.state.Load().meter.fail(Dropped)
+			if !sleep(u.ctx, 5*time.Millisecond) {
+				return
+			}
+		}
+		in.release()
+	}
+}
+
+// packet sends one datagram on its way. A target that refused is replaced once: the answer to an earlier datagram says nothing
+// about this one.
+func (u *udpForward) packet(from netip.AddrPort, data []byte) {
+	st := u.state.Load()
+	for range 2 {
+		f := u.table.get(from)
+		if f != nil && !slices.Contains(st.Targets, f.target) {
+			u.table.remove(f)
+			f = nil
+		}
+		if f == nil {
+			var why Reason
+			if f, why = u.start(from, st); why != None {
+				u.r.failed(st.meter, why, "targets", len(st.Targets))
+				return
+			}
+		}
+		_, err := f.conn.Write(data)
+		if err == nil {
+			st.meter.up.Add(uint64(len(data)))
+			return
+		}
+		if !flowBroken(err) {
+			break // no room, too long: this datagram's trouble and not the flow's
+		}
+		u.r.balancer.mark(f.target, !errors.Is(err, syscall.ECONNREFUSED), time.Now())
+		u.table.remove(f)
+	}
+	st.meter.fail(Dropped)
+}
+
+func (u *udpForward) start(from netip.AddrPort, st *forwardState) (*flow[netip.AddrPort], Reason) {
+	if u.r.isDraining() {
+		return nil, Draining
+	}
+	conn, target, why := u.r.dialUDP(u.ctx, st.Targets)
+	if why != None {
+		return nil, why
+	}
+	m := st.meter
+	f := &flow[netip.AddrPort]{key: from, conn: conn, target: target}
+	f.onEnd = func() {
+		m.flows.Add(-1)
+		u.r.balancer.end(target)
+	}
+	evicted, ok := u.table.put(f)
+	if !ok {
+		_ = conn.Close()
+		u.r.balancer.end(target)
+		return nil, Aborted
+	}
+	m.flows.Add(1)
+	m.flowTotal.Add(1)
+	if evicted {
+		m.fail(Evicted)
+	}
+	if !u.r.spawn(func() { u.answer(f, m) }) {
+		u.table.remove(f)
+		return nil, Aborted
+	}
+	return f, None
+}
+
+// answer carries the target's datagrams back to the client until the flow ends.
+func (u *udpForward) answer(f *flow[netip.AddrPort], m *meter) {
+	in := newReader(f.conn, u.r.lender, largeBuffer, true)
+	defer in.release()
+	defer u.table.remove(f)
+	for {
+		data, err := in.next()
+		if err != nil {
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				u.r.balancer.mark(f.target, false, time.Now())
+				m.fail(Refused)
+			}
+			return
+		}
+		if _, err := u.conn.WriteToUDPAddrPort(data, f.key); err != nil {
+			m.fail(Dropped)
+		} else {
+			m.down.Add(uint64(len(data)))
+		}
+		u.table.touch(f)
+		in.release()
+	}
+}
+
+// dialUDP makes a socket to one of the targets; nothing is sent. On None the caller calls r.balancer.end(target) in the end.
+func (r *Relay) dialUDP(ctx context.Context, targets []netip.AddrPort) (net.Conn, netip.AddrPort, Reason) {
+	why := NoTargets
+	ctx, cancel := context.WithTimeout(ctx, r.opts.Limits.DialTimeout)
+	defer cancel()
+	for _, t := range r.balancer.order(targets, time.Now()) {
+		conn, err := r.network.DialUDP(ctx, t)
+		if err == nil {
+			r.balancer.begin(t)
+			return conn, t, None
+		}
+		r.balancer.mark(t, false, time.Now())
+		why = dialReason(ctx, err)
+	}
+	return nil, netip.AddrPort{}, why
+}
+
+// flowBroken tells an error that the socket will not recover from, or that speaks of the target, from one of the datagram.
+func flowBroken(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ENETUNREACH) ||
+		errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// packetReader reads an unconnected UDP socket and holds a buffer only while there is a datagram in it. After next, the bytes
+// are valid until release.
+type packetReader struct {
+	raw    syscall.RawConn
+	lender *lender
+	buf    *[]byte
+	n      int
+	from   unix.Sockaddr
+	err    error
+	try    func(uintptr) bool
+}
+
+func newPacketReader(c *net.UDPConn, l *lender) (*packetReader, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	p := &packetReader{raw: raw, lender: l}
+	p.try = p.tryRaw
+	return p, nil
+}
+
+func (p *packetReader) next() ([]byte, netip.AddrPort, error) {
+	err := p.raw.Read(p.try)
+	if err == nil {
+		err = p.err
+	}
+	if err != nil {
+		p.release()
+		return nil, netip.AddrPort{}, err
+	}
+	var from netip.AddrPort
+	switch a := p.from.(type) {
+	case *unix.SockaddrInet4:
+		from = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		from = netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
+	default:
+		p.release()
+		return nil, netip.AddrPort{}, syscall.EAFNOSUPPORT
+	}
+	return (*p.buf)[:p.n], from, nil
+}
+
+func (p *packetReader) tryRaw(fd uintptr) bool {
+	p.release()
+	p.buf = p.lender.takeDatagram()
+	for {
+		p.n, p.from, p.err = unix.Recvfrom(int(fd), *p.buf, 0)
+		if p.err != unix.EINTR {
+			break
+		}
+	}
+	if p.err == unix.EAGAIN {
+		p.release()
+		return false
+	}
+	return true
+}
+
+func (p *packetReader) release() {
+	if p.buf != nil {
+		p.lender.give(p.buf)
+		p.buf = nil
+	}
+}
