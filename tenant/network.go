@@ -1,0 +1,204 @@
+package tenant
+
+import (
+	"bytes"
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// State is everything that a tunnel's configuration depends on. It may hold objects of other tunnels and namespaces; they are
+// left out. Objects that do not parse are left out too: the condition Accepted says so where somebody can mend it.
+type State struct {
+	Tunnel         *v1alpha1.TenantTunnel
+	Members        []v1alpha1.TunnelMember
+	Peers          []v1alpha1.TunnelPeer
+	Services       []corev1.Service
+	EndpointSlices []discoveryv1.EndpointSlice
+}
+
+// Network is what a whole tunnel is told: computed once for each change and shared by the streams of all its members. It is
+// immutable and safe for concurrent use; so are the parts of the Configs it gives out, which share memory.
+type Network struct {
+	mtu      int
+	members  map[string]*member
+	peers    []wire.Peer    // by public key
+	services []wire.Service // by name, port, protocol
+}
+
+// member is a TunnelMember, parsed.
+type member struct {
+	name      string
+	podUID    string
+	key       key.Public     // zero until it registered
+	endpoint  netip.AddrPort // zero until it registered
+	addresses []netip.Prefix
+	inbound   []wire.Port
+}
+
+func (m *member) registered() bool { return !m.key.IsZero() }
+
+// target is the address that connections to the member go to: IPv6 where it has one.
+func (m *member) target() netip.Addr { return m.addresses[len(m.addresses)-1].Addr() }
+
+// NewNetwork plans a tunnel. The same objects in any order give the same result.
+func NewNetwork(s State) *Network {
+	n := &Network{members: make(map[string]*member, len(s.Members))}
+	if s.Tunnel == nil {
+		return n
+	}
+	if s.Tunnel.Spec.MTU != nil {
+		n.mtu = int(*s.Tunnel.Spec.MTU)
+	}
+	n.addMembers(s)
+	_, accepted := decidePeers(s.Tunnel, s.Peers, s.Members)
+	n.peers = make([]wire.Peer, 0, len(n.members)+len(accepted))
+	for _, m := range n.members {
+		if m.registered() {
+			n.peers = append(n.peers, wire.Peer{PublicKey: m.key, Endpoint: m.endpoint, AllowedIPs: m.addresses})
+		}
+	}
+	for _, p := range accepted {
+		routes := slices.SortedFunc(slices.Values(p.routes), netip.Prefix.Compare)
+		n.peers = append(n.peers, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, AllowedIPs: routes, KeepaliveSeconds: p.keepalive})
+	}
+	c := wire.Config{Peers: n.peers, Services: append(n.carried(s), egress(s.Tunnel, accepted)...)}
+	c.Sort()
+	n.peers, n.services = c.Peers, c.Services
+	return n
+}
+
+// Config is what one member is told: everything but itself, and no name on a port that the member's own application holds, as the
+// sidecar could not listen there. A member that has not registered yet has a configuration too. ok is false where there is no
+// such member. The caller must not change what the result points to. A Service's targets may hold the member itself.
+func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
+	m, ok := n.members[name]
+	if !ok {
+		return wire.Config{}, false
+	}
+	return wire.Config{
+		Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu},
+		Peers:     n.peersOf(m),
+		Services:  n.servicesOf(m),
+		Inbound:   m.inbound,
+	}, true
+}
+
+func (n *Network) peersOf(m *member) []wire.Peer {
+	i, found := slices.BinarySearchFunc(n.peers, m.key, func(p wire.Peer, k key.Public) int { return bytes.Compare(p.PublicKey[:], k[:]) })
+	if !found || !m.registered() {
+		return clip(n.peers)
+	}
+	if len(n.peers) == 1 {
+		return nil
+	}
+	return slices.Concat(n.peers[:i], n.peers[i+1:])
+}
+
+func (n *Network) servicesOf(m *member) []wire.Service {
+	held := func(s wire.Service) bool {
+		_, found := slices.BinarySearchFunc(m.inbound, wire.Port{Port: s.Port, Protocol: s.Protocol}, comparePorts)
+		return found
+	}
+	if !slices.ContainsFunc(n.services, held) {
+		return clip(n.services)
+	}
+	var out []wire.Service
+	for _, s := range n.services {
+		if !held(s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// clip makes a shared slice safe to append to, and nil when it is empty as JSON decodes an absent list.
+func clip[T any](s []T) []T {
+	if len(s) == 0 {
+		return nil
+	}
+	return slices.Clip(s)
+}
+
+func comparePorts(a, b wire.Port) int {
+	return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
+}
+
+// addMembers parses the tunnel's members. Of two with one key or one address the older one keeps it.
+func (n *Network) addMembers(s State) {
+	var own []*v1alpha1.TunnelMember
+	for i := range s.Members {
+		if m := &s.Members[i]; belongs(s.Tunnel, m.Namespace, m.Spec.Tunnel) {
+			own = append(own, m)
+		}
+	}
+	slices.SortFunc(own, olderMember)
+	keys := make(map[key.Public]bool, len(own))
+	taken := make(map[netip.Prefix]bool, 2*len(own))
+	ranges := [2]netip.Prefix{IPv6Prefix(s.Tunnel), IPv4Pool(s.Tunnel)}
+	for _, o := range own {
+		m := &member{name: o.Name, podUID: o.Spec.PodUID, addresses: memberAddresses(ranges, o.Spec.Addresses, taken)}
+		if len(m.addresses) == 0 {
+			continue
+		}
+		for _, a := range m.addresses {
+			taken[a] = true
+		}
+		if k, e, ok := parseRegistration(o); ok && !keys[k] {
+			keys[k], m.key, m.endpoint = true, k, e
+		}
+		for _, p := range o.Spec.Ports {
+			if protocol, ok := protocolOf(corev1.Protocol(p.Protocol)); ok && validPort(p.Port) {
+				m.inbound = append(m.inbound, wire.Port{Port: uint16(p.Port), Protocol: wire.Protocol(protocol)})
+			}
+		}
+		m.sortInbound()
+		n.members[m.name] = m
+	}
+}
+
+func olderMember(a, b *v1alpha1.TunnelMember) int {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+}
+
+func (m *member) sortInbound() {
+	slices.SortFunc(m.inbound, comparePorts)
+	m.inbound = slices.Compact(m.inbound)
+}
+
+// memberAddresses are a member's addresses that are this tunnel's and nobody else's, IPv4 first.
+func memberAddresses(ranges [2]netip.Prefix, addresses []string, taken map[netip.Prefix]bool) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range addresses {
+		a, err := netip.ParseAddr(s)
+		if err != nil || a.Zone() != "" || !slices.ContainsFunc(ranges[:], func(r netip.Prefix) bool { return r.IsValid() && r.Contains(a) }) {
+			continue
+		}
+		if host := netip.PrefixFrom(a, a.BitLen()); !taken[host] && !slices.Contains(out, host) {
+			out = append(out, host)
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out
+}
+
+// parseRegistration reads what a member said of itself. Whether the endpoint is the pod's own was the coordinator's to check.
+func parseRegistration(m *v1alpha1.TunnelMember) (key.Public, netip.AddrPort, bool) {
+	k, err := key.ParsePublic(m.Status.PublicKey)
+	if err != nil {
+		return key.Public{}, netip.AddrPort{}, false
+	}
+	e, err := netip.ParseAddrPort(m.Status.Endpoint)
+	ok := err == nil && e.Port() != 0 && !e.Addr().IsUnspecified() && e.Addr().Zone() == "" && !e.Addr().Is4In6()
+	return k, e, ok
+}
+
+func validPort(p int32) bool { return p >= 1 && p <= 65535 }

@@ -1,0 +1,53 @@
+package tenant
+
+// Reason says why, in one word: it is the reason of a condition, of an Event and the label of a metric at once.
+type Reason string
+
+// Reasons of the condition Accepted, of tunnels and peers.
+const (
+	// ReasonAccepted: nothing is wrong.
+	ReasonAccepted Reason = "Accepted"
+	// ReasonEgressWithoutRoute: an egress address is behind no accepted TunnelPeer; its name is refused. The tunnel stays accepted.
+	ReasonEgressWithoutRoute Reason = "EgressWithoutRoute"
+	// ReasonNameClash: an egress host has the name of an exposed Service, which keeps it. The tunnel stays accepted.
+	ReasonNameClash Reason = "NameClash"
+	// ReasonTunnelNotFound: the TunnelPeer's tunnel does not exist (yet).
+	ReasonTunnelNotFound Reason = "TunnelNotFound"
+	// ReasonInvalid: a field does not parse.
+	ReasonInvalid Reason = "Invalid"
+	// ReasonRouteOverlap: a route overlaps an older peer's or the tunnel's own addresses.
+	ReasonRouteOverlap Reason = "RouteOverlap"
+	// ReasonDuplicateKey: an older peer or a member has the same public key.
+	ReasonDuplicateKey Reason = "DuplicateKey"
+)
+
+// Reasons of the condition Ready of a tunnel, and of what keeps pods out of it.
+const (
+	// ReasonAllReady: every member's data path is up.
+	ReasonAllReady Reason = "AllMembersReady"
+	// ReasonNoMembers: no pod has joined yet.
+	ReasonNoMembers Reason = "NoMembers"
+	// ReasonMembersNotReady: some member's data path is not up.
+	ReasonMembersNotReady Reason = "MembersNotReady"
+	// ReasonPoolExhausted: spec.addressing.ipv4Pool has no address left.
+	ReasonPoolExhausted Reason = "AddressPoolExhausted"
+	// ReasonInvalidPorts: a pod's tenantwire.dev/expose annotation does not parse or lists too much.
+	ReasonInvalidPorts Reason = "InvalidPorts"
+	// ReasonApplyFailed: an object of the operator's could not be written.
+	ReasonApplyFailed Reason = "ApplyFailed"
+)
+
+// Decision is a verdict on one object.
+type Decision struct {
+	Reason  Reason
+	Message string
+}
+
+// Accepted says whether the object is acted on.
+func (d Decision) Accepted() bool {
+	switch d.Reason {
+	case ReasonAccepted, ReasonEgressWithoutRoute, ReasonNameClash:
+		return true
+	}
+	return false
+}

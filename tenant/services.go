@@ -1,0 +1,149 @@
+package tenant
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// carried is every port of every exposed Service with the members behind it, and opens those members' ports. A Service that does
+// not exist has no entry; one without a ready member has an entry without targets. Both are refused by the sidecar.
+func (n *Network) carried(s State) []wire.Service {
+	exposed := exposedNames(s.Tunnel)
+	slicesOf := make(map[string][]*discoveryv1.EndpointSlice)
+	for i := range s.EndpointSlices {
+		e := &s.EndpointSlices[i]
+		if name := e.Labels[discoveryv1.LabelServiceName]; e.Namespace == s.Tunnel.Namespace && exposed[name] {
+			slicesOf[name] = append(slicesOf[name], e)
+		}
+	}
+	var out []wire.Service
+	for i := range s.Services {
+		svc := &s.Services[i]
+		if svc.Namespace != s.Tunnel.Namespace || !exposed[svc.Name] || svc.Spec.Type == corev1.ServiceTypeExternalName {
+			continue
+		}
+		exposed[svc.Name] = false // once, should it be listed twice
+		seen := make(map[wire.ServiceID]bool, len(svc.Spec.Ports))
+		for _, p := range svc.Spec.Ports {
+			protocol, ok := protocolOf(p.Protocol)
+			id := wire.ServiceID{Name: svc.Name, Port: uint16(p.Port), Protocol: wire.Protocol(protocol)}
+			if !ok || !validPort(p.Port) || seen[id] {
+				continue
+			}
+			seen[id] = true
+			out = append(out, wire.Service{ServiceID: id, Targets: n.targets(slicesOf[svc.Name], p.Name, protocol)})
+		}
+	}
+	for _, m := range n.members {
+		m.sortInbound()
+	}
+	return out
+}
+
+// targets are the members behind one port of a Service: the ready ones; where there are none, those that are going away but still
+// serve, as kube-proxy does, so that a rollout of a single replica refuses nobody. Readiness decides who is dialled, never whose
+// port is open: an endpoint that becomes ready must not wait for another configuration.
+func (n *Network) targets(endpoints []*discoveryv1.EndpointSlice, port string, protocol v1alpha1.Protocol) []netip.AddrPort {
+	var ready, leaving []netip.AddrPort
+	for _, slice := range endpoints {
+		number, ok := slicePort(slice, port, protocol)
+		if !ok || slice.AddressType == discoveryv1.AddressTypeFQDN {
+			continue
+		}
+		for i := range slice.Endpoints {
+			e := &slice.Endpoints[i]
+			m := n.behind(e)
+			if m == nil {
+				continue
+			}
+			m.inbound = append(m.inbound, wire.Port{Port: number, Protocol: wire.Protocol(protocol)})
+			if !m.registered() {
+				continue
+			}
+			to := netip.AddrPortFrom(m.target(), number)
+			switch c := e.Conditions; {
+			case !isTrue(c.Terminating, false) && isTrue(c.Ready, true):
+				ready = append(ready, to)
+			case isTrue(c.Terminating, false) && isTrue(c.Serving, false):
+				leaving = append(leaving, to)
+			}
+		}
+	}
+	if len(ready) == 0 {
+		ready = leaving
+	}
+	slices.SortFunc(ready, netip.AddrPort.Compare)
+	return clip(slices.Compact(ready)) // a pod is in the IPv4 and in the IPv6 slices of a dual-stack Service
+}
+
+// behind is the member that an endpoint is: the pod of that name and of that UID. Addresses prove nothing, another pod may have
+// got them since.
+func (n *Network) behind(e *discoveryv1.Endpoint) *member {
+	ref := e.TargetRef
+	if ref == nil || ref.Kind != "Pod" {
+		return nil
+	}
+	if m := n.members[ref.Name]; m != nil && ref.UID != "" && m.podUID == string(ref.UID) {
+		return m
+	}
+	return nil
+}
+
+// slicePort is the number behind a Service's port of that name: named target ports differ from slice to slice.
+func slicePort(slice *discoveryv1.EndpointSlice, name string, protocol v1alpha1.Protocol) (uint16, bool) {
+	for _, p := range slice.Ports {
+		var n string
+		if p.Name != nil {
+			n = *p.Name
+		}
+		own := corev1.ProtocolTCP
+		if p.Protocol != nil {
+			own = *p.Protocol
+		}
+		if carried, ok := protocolOf(own); ok && carried == protocol && n == name && p.Port != nil && validPort(*p.Port) {
+			return uint16(*p.Port), true
+		}
+	}
+	return 0, false
+}
+
+func isTrue(b *bool, absent bool) bool {
+	if b == nil {
+		return absent
+	}
+	return *b
+}
+
+// egress is every port of every egress host. A host that no accepted peer has a route to stays listed without a target, so that
+// connections are refused at once instead of timing out.
+func egress(t *v1alpha1.TenantTunnel, accepted []peer) []wire.Service {
+	exposed := exposedNames(t)
+	seen := make(map[wire.ServiceID]bool)
+	var out []wire.Service
+	for _, e := range t.Spec.Egress {
+		addr, err := netip.ParseAddr(e.Address)
+		if err != nil || addr.Zone() != "" || addr.Is4In6() || !addr.IsGlobalUnicast() || e.Host == "" || len(e.Host) > 253 || exposed[e.Host] {
+			continue
+		}
+		for _, p := range e.Ports {
+			protocol, ok := protocolOf(corev1.Protocol(p.Protocol))
+			id := wire.ServiceID{Name: e.Host, Port: uint16(p.Port), Protocol: wire.Protocol(protocol)}
+			if !ok || !validPort(p.Port) || seen[id] {
+				continue
+			}
+			seen[id] = true
+			s := wire.Service{ServiceID: id}
+			if routed(accepted, addr) {
+				s.Targets = []netip.AddrPort{netip.AddrPortFrom(addr, id.Port)}
+			}
+			out = append(out, s)
+		}
+	}
+	return out
+}

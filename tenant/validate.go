@@ -1,0 +1,245 @@
+package tenant
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// peer is a TunnelPeer, parsed.
+type peer struct {
+	name      string
+	key       key.Public
+	endpoint  netip.AddrPort // zero: it dials
+	routes    []netip.Prefix
+	keepalive int
+}
+
+// DecidePeers says of every TunnelPeer of a tunnel whether it is acted on. Of two that contradict each other the older one
+// (creation time, then name) keeps what it has, so that nobody takes a route away by adding an object. peers of other tunnels and
+// namespaces are left out of the result; a nil tunnel means that there is none of the name in spec.tunnel.
+func DecidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember) map[string]Decision {
+	decisions, _ := decidePeers(t, peers, members)
+	return decisions
+}
+
+func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember) (map[string]Decision, []peer) {
+	decisions := make(map[string]Decision, len(peers))
+	if t == nil {
+		for i := range peers {
+			decisions[peers[i].Name] = Decision{ReasonTunnelNotFound,
+				fmt.Sprintf("spec.tunnel: there is no TenantTunnel %q in this namespace", peers[i].Spec.Tunnel)}
+		}
+		return decisions, nil
+	}
+	keys := make(map[key.Public]string, len(peers)+len(members))
+	for i := range members {
+		if m := &members[i]; belongs(t, m.Namespace, m.Spec.Tunnel) {
+			if k, err := key.ParsePublic(m.Status.PublicKey); err == nil {
+				keys[k] = "member " + m.Name
+			}
+		}
+	}
+	c := contest{tunnel: t, keys: keys}
+	for _, p := range byAge(t, peers) {
+		parsed, d := c.enter(p)
+		decisions[p.Name] = d
+		if d.Accepted() {
+			c.accepted = append(c.accepted, parsed)
+		}
+	}
+	return decisions, c.accepted
+}
+
+func belongs(t *v1alpha1.TenantTunnel, namespace, tunnel string) bool {
+	return namespace == t.Namespace && tunnel == t.Name
+}
+
+// byAge is a tunnel's peers, oldest first.
+func byAge(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer) []*v1alpha1.TunnelPeer {
+	var out []*v1alpha1.TunnelPeer
+	for i := range peers {
+		if p := &peers[i]; belongs(t, p.Namespace, p.Spec.Tunnel) && p.DeletionTimestamp.IsZero() {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b *v1alpha1.TunnelPeer) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	})
+	return out
+}
+
+// contest is what older objects hold already.
+type contest struct {
+	tunnel   *v1alpha1.TenantTunnel
+	keys     map[key.Public]string
+	routes   []ownedRoute // disjoint and sorted by address
+	accepted []peer
+}
+
+type ownedRoute struct {
+	netip.Prefix
+	owner string
+}
+
+// enter decides on one peer and, when it is accepted, records what it holds.
+func (c *contest) enter(p *v1alpha1.TunnelPeer) (peer, Decision) {
+	parsed, err := parsePeer(p)
+	if err != nil {
+		return peer{}, Decision{ReasonInvalid, err.Error()}
+	}
+	if owner, taken := c.keys[parsed.key]; taken {
+		return peer{}, Decision{ReasonDuplicateKey, fmt.Sprintf("spec.publicKey: %s belongs to %s already", parsed.key, owner)}
+	}
+	for _, r := range parsed.routes {
+		for _, own := range []netip.Prefix{IPv6Prefix(c.tunnel), IPv4Pool(c.tunnel)} {
+			if own.IsValid() && own.Overlaps(r) {
+				return peer{}, Decision{ReasonRouteOverlap,
+					fmt.Sprintf("spec.routes: %s of peer %s overlaps %s, the members' addresses of tunnel %s", r, p.Name, own, c.tunnel.Name)}
+			}
+		}
+		if other, ok := c.overlapping(r); ok {
+			return peer{}, Decision{ReasonRouteOverlap,
+				fmt.Sprintf("spec.routes: %s of peer %s overlaps %s of peer %s, which is older", r, p.Name, other.Prefix, other.owner)}
+		}
+	}
+	c.keys[parsed.key] = "peer " + p.Name
+	for _, r := range parsed.routes {
+		i, _ := slices.BinarySearchFunc(c.routes, r, compareRoute)
+		c.routes = slices.Insert(c.routes, i, ownedRoute{r, p.Name})
+	}
+	return parsed, Decision{ReasonAccepted, "the peer is part of the tunnel"}
+}
+
+func compareRoute(o ownedRoute, r netip.Prefix) int { return o.Addr().Compare(r.Addr()) }
+
+// overlapping finds a recorded route that overlaps r. As the recorded ones are disjoint, only the neighbours of r can.
+func (c *contest) overlapping(r netip.Prefix) (ownedRoute, bool) {
+	i, _ := slices.BinarySearchFunc(c.routes, r, compareRoute)
+	for _, j := range []int{i - 1, i} {
+		if j >= 0 && j < len(c.routes) && c.routes[j].Overlaps(r) {
+			return c.routes[j], true
+		}
+	}
+	return ownedRoute{}, false
+}
+
+// parsePeer reads a TunnelPeer's strings. Most of it the schema refused already; this is what keeps an object that came in under
+// an older schema from reaching a device.
+func parsePeer(p *v1alpha1.TunnelPeer) (peer, error) {
+	out := peer{name: p.Name, keepalive: int(p.Spec.KeepaliveSeconds)}
+	var err error
+	if out.key, err = key.ParsePublic(p.Spec.PublicKey); err != nil {
+		return peer{}, fmt.Errorf("spec.publicKey: %w", err)
+	}
+	if p.Spec.Endpoint != "" {
+		if out.endpoint, err = ParseEndpoint(p.Spec.Endpoint); err != nil {
+			return peer{}, fmt.Errorf("spec.endpoint: %w", err)
+		}
+	}
+	if out.keepalive < 0 || out.keepalive > 65535 {
+		return peer{}, fmt.Errorf("spec.keepaliveSeconds: %d is not 0..65535", out.keepalive)
+	}
+	for _, s := range p.Spec.Routes {
+		r, err := parseRoute(s)
+		if err != nil {
+			return peer{}, fmt.Errorf("spec.routes: %w", err)
+		}
+		for _, earlier := range out.routes {
+			if earlier.Overlaps(r) {
+				return peer{}, fmt.Errorf("spec.routes: %s overlaps %s of the same peer", r, earlier)
+			}
+		}
+		out.routes = append(out.routes, r)
+	}
+	return out, nil
+}
+
+// ParseEndpoint reads an outer address and port, for example 203.0.113.7:51820 or [2001:db8::7]:51820.
+func ParseEndpoint(s string) (netip.AddrPort, error) {
+	e, err := netip.ParseAddrPort(s)
+	if err != nil || e.Port() == 0 || e.Addr().Zone() != "" || e.Addr().Is4In6() {
+		return netip.AddrPort{}, fmt.Errorf("%q is not an IP address and port, for example 203.0.113.7:51820 or [2001:db8::7]:51820", bounded(s))
+	}
+	if a := e.Addr(); !a.IsGlobalUnicast() {
+		return netip.AddrPort{}, fmt.Errorf("%s is unspecified, loopback, link-local or multicast", a)
+	}
+	return e, nil
+}
+
+func parseRoute(s string) (netip.Prefix, error) {
+	r, err := netip.ParsePrefix(s)
+	if err != nil || r != r.Masked() || r.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("%q is not a CIDR without host bits, for example 192.168.10.0/24", bounded(s))
+	}
+	if a := r.Addr(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() {
+		return netip.Prefix{}, fmt.Errorf("%s is loopback, link-local or multicast", r)
+	}
+	return r, nil
+}
+
+// DecideTunnel says what is questionable about a tunnel beside its neighbours. The tunnel is always acted on: what it cannot
+// carry is refused name by name, and the message says which.
+func DecideTunnel(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember) Decision {
+	_, accepted := decidePeers(t, peers, members)
+	return decideTunnel(t, accepted)
+}
+
+func decideTunnel(t *v1alpha1.TenantTunnel, accepted []peer) Decision {
+	exposed := exposedNames(t)
+	var clashes, unrouted []string
+	for _, e := range t.Spec.Egress {
+		addr, err := netip.ParseAddr(e.Address)
+		switch {
+		case exposed[e.Host]:
+			clashes = append(clashes, e.Host)
+		case err != nil || !routed(accepted, addr):
+			unrouted = append(unrouted, fmt.Sprintf("%s (%s)", e.Host, e.Address))
+		}
+	}
+	d := Decision{Reason: ReasonAccepted}
+	var messages []string
+	if len(unrouted) > 0 {
+		d.Reason = ReasonEgressWithoutRoute
+		messages = append(messages, "spec.egress: no accepted TunnelPeer has a route to "+list(unrouted))
+	}
+	if len(clashes) > 0 {
+		d.Reason = ReasonNameClash
+		messages = append(messages, "spec.egress: the exposed Service of the same name is carried in place of "+list(clashes))
+	}
+	if d.Message = strings.Join(messages, "; "); d.Message == "" {
+		d.Message = "the tunnel is valid"
+	}
+	return d
+}
+
+func exposedNames(t *v1alpha1.TenantTunnel) map[string]bool {
+	names := make(map[string]bool, len(t.Spec.Expose))
+	for _, e := range t.Spec.Expose {
+		names[e.Service] = true
+	}
+	return names
+}
+
+func routed(accepted []peer, addr netip.Addr) bool {
+	for i := range accepted {
+		if slices.ContainsFunc(accepted[i].routes, func(r netip.Prefix) bool { return r.Contains(addr) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// list names a few and counts the rest, so that a message stays readable and bounded.
+func list(names []string) string {
+	const few = 5
+	if len(names) > few {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+	}
+	return strings.Join(names, ", ")
+}
