@@ -1,0 +1,57 @@
+# Everything that is made here goes to dist/ or, for what is worth keeping, to the cache that test/cluster/env.sh names.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+TAG ?= dev
+RUN ?= .
+CACHE := $(or $(TENANTWIRE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenantwire)
+TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
+PROGRAMS := $(notdir $(wildcard cmd/*))
+IMAGES := $(filter operator sidecar gateway,$(PROGRAMS))
+MODULES := $(shell git ls-files --cached --others --exclude-standard -- go.mod '*/go.mod' | grep -v -e ^test/cluster/mod/ -e ^tools/ | xargs -n1 dirname)
+RBAC_PATHS := $(foreach d,tenant/controller tenant/coordinator webhook,$(if $(wildcard $(d)),paths=./$(d)/...))
+export GOFLAGS := -buildvcs=false $(GOFLAGS)
+export TAG TENANTWIRE_CACHE := $(CACHE)
+
+.PHONY: build test unit e2e demo bench generate verify lint image clean help
+
+build: ## Build all packages, and the programs into dist/bin
+	go build ./...
+	$(if $(PROGRAMS),CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(TAG)' -o dist/bin/ ./cmd/...)
+
+test: image ## Run all tests: of every module, with a real API server and etcd, then on a real cluster
+	build/test.sh all
+
+unit: ## Run all tests but those that need a cluster
+	build/test.sh unit
+
+e2e: image ## Run the cluster tests that match RUN=REGEXP (KEEP_CLUSTER=1 keeps the cluster, KUBECONFIG uses yours)
+	test/cluster/with-cluster.sh sh -c 'cd test && exec go test -count=1 -v -timeout 30m ./e2e/... -run "$$0"' '$(RUN)'
+
+demo: image ## Show what TenantWire does on a real cluster
+	test/cluster/with-cluster.sh sh -c 'cd test && exec go run ./demo'
+
+bench: ## Run the benchmarks
+	go test -run '^$$' -bench . ./...
+
+generate: ## Write deepcopy functions, CRDs and the operator's role from the markers in the code
+	$(TOOL) controller-gen object paths=./tenant/...
+	$(TOOL) controller-gen crd paths=./tenant/... output:crd:dir=manifests/crds
+	$(if $(RBAC_PATHS),$(TOOL) controller-gen rbac:roleName=tenantwire-operator $(RBAC_PATHS) output:rbac:dir=manifests/rbac)
+
+verify: generate ## Check that generated files are committed, formatting and go vet
+	git diff --exit-code -- manifests/crds manifests/rbac ':(glob)**/zz_generated*'
+	new=$$(git ls-files --others --exclude-standard -- manifests/crds manifests/rbac ':(glob)**/zz_generated*'); [[ -z $$new ]] || { echo "not committed: $$new"; exit 1; }
+	bad=$$(git ls-files -- '*.go' | xargs gofmt -l); [[ -z $$bad ]] || { echo "not formatted: $$bad"; exit 1; }
+	for m in $(MODULES); do (cd $$m && go vet ./...); done
+
+lint: ## Run golangci-lint on every module and shellcheck on every script
+	build/lint.sh $(MODULES)
+
+image: ## Build the container images as archives dist/tenantwire-*.tar (TAG=dev)
+	for i in $(IMAGES); do build/image.sh $$i; done
+
+clean: ## Remove dist/ (the cache of test binaries stays: rm -r $(CACHE))
+	rm -rf dist
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9]+:.*## ' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/\1|\2/' | column -t -s '|'

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// build makes the image in memory.
+func build(o options) (v1.Image, error) {
+	content, err := layerTar(o.files, o.created)
+	if err != nil {
+		return nil, fmt.Errorf("make layer: %w", err)
+	}
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+	layer, err := tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer))
+	if err != nil {
+		return nil, fmt.Errorf("make layer: %w", err)
+	}
+	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	img, err := mutate.Append(base, mutate.Addendum{Layer: layer, MediaType: types.OCILayer, History: v1.History{
+		Created: v1.Time{Time: o.created}, CreatedBy: "tenantwire build/image"}})
+	if err != nil {
+		return nil, fmt.Errorf("add layer: %w", err)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture, config.Created = "linux", o.arch, v1.Time{Time: o.created}
+	config.Config = v1.Config{User: o.user, Labels: o.labels, WorkingDir: "/"}
+	if o.entrypoint != "" {
+		config.Config.Entrypoint = []string{o.entrypoint}
+	}
+	return mutate.ConfigFile(img, config)
+}
+
+// layerTar holds the files in the order of their names, each after the folders it lies in. All belong to root, so that
+// the program cannot change itself.
+func layerTar(files []file, created time.Time) ([]byte, error) {
+	files = slices.Clone(files)
+	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.path, b.path) })
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	seen := map[string]bool{}
+	for _, f := range files {
+		for _, d := range parents(f.path) {
+			if seen[d] {
+				continue
+			}
+			seen[d] = true
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: d + "/", Mode: 0o755, ModTime: created}); err != nil {
+				return nil, err
+			}
+		}
+		if err := addFile(w, f, created); err != nil {
+			return nil, fmt.Errorf("add %s: %w", f.source, err)
+		}
+	}
+	return buf.Bytes(), w.Close()
+}
+
+// addFile leaves of the file's mode only whether it is executable: the rest depends on the umask.
+func addFile(w *tar.Writer, f file, created time.Time) error {
+	b, err := os.ReadFile(f.source)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(f.source)
+	if err != nil {
+		return err
+	}
+	mode := int64(0o644)
+	if info.Mode()&0o111 != 0 {
+		mode = 0o755
+	}
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.path, Mode: mode, Size: int64(len(b)), ModTime: created}); err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+func parents(p string) []string {
+	var dirs []string
+	for d := path.Dir(p); d != "."; d = path.Dir(d) {
+		dirs = append(dirs, d)
+	}
+	slices.Reverse(dirs)
+	return dirs
+}

@@ -1,0 +1,79 @@
+// Command image makes a container image of one layer without a container engine:
+//
+//	image -o out.tar -ref NAME:TAG [-entrypoint PATH] [-label KEY=VALUE]... FILE:/PATH/IN/IMAGE...
+//
+// The same files and flags give the same bytes, whenever and wherever it runs: times are those of SOURCE_DATE_EPOCH, or
+// 1970, and nothing of the machine gets into the image.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func main() {
+	o, err := parse(os.Args[1:], os.Getenv("SOURCE_DATE_EPOCH"))
+	if err == nil {
+		err = write(o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "image:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the image to make.
+type options struct {
+	output, ref, entrypoint, user, arch string
+	labels                              map[string]string
+	files                               []file
+	created                             time.Time
+}
+
+// file is one file of the image and where it comes from.
+type file struct{ source, path string }
+
+func parse(args []string, epoch string) (options, error) {
+	o := options{labels: map[string]string{}, created: time.Unix(0, 0).UTC()}
+	fs := flag.NewFlagSet("image", flag.ContinueOnError)
+	fs.StringVar(&o.output, "o", "", "output file")
+	fs.StringVar(&o.ref, "ref", "", "name and tag")
+	fs.StringVar(&o.entrypoint, "entrypoint", "", "program to run")
+	fs.StringVar(&o.user, "user", "65532:65532", "user and group")
+	fs.StringVar(&o.arch, "arch", runtime.GOARCH, "architecture")
+	fs.Func("label", "KEY=VALUE, may be repeated", func(s string) error {
+		k, v, ok := strings.Cut(s, "=")
+		if !ok {
+			return fmt.Errorf("want KEY=VALUE, got %q", s)
+		}
+		o.labels[k] = v
+		return nil
+	})
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	for _, a := range fs.Args() {
+		source, path, ok := strings.Cut(a, ":/")
+		if !ok || path == "" {
+			return o, fmt.Errorf("want FILE:/PATH, got %q", a)
+		}
+		o.files = append(o.files, file{source, path})
+	}
+	if o.output == "" || o.ref == "" || len(o.files) == 0 {
+		return o, errors.New("-o, -ref and a file are needed")
+	}
+	if epoch != "" {
+		s, err := strconv.ParseInt(epoch, 10, 64)
+		if err != nil {
+			return o, fmt.Errorf("parse SOURCE_DATE_EPOCH: %w", err)
+		}
+		o.created = time.Unix(s, 0).UTC()
+	}
+	return o, nil
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const results = `{"Action":"start","Package":"a"}
+{"Action":"run","Package":"a","Test":"TestOK"}
+{"Action":"output","Package":"a","Test":"TestOK","Output":"chatter\n"}
+{"Action":"pass","Package":"a","Test":"TestOK"}
+{"Action":"run","Package":"a","Test":"TestTable"}
+{"Action":"run","Package":"a","Test":"TestTable/good"}
+{"Action":"run","Package":"a","Test":"TestTable/bad"}
+{"Action":"output","Package":"a","Test":"TestTable/bad","Output":"    x_test.go:1: wrong\n"}
+{"Action":"pass","Package":"a","Test":"TestTable/good"}
+{"Action":"fail","Package":"a","Test":"TestTable/bad"}
+{"Action":"fail","Package":"a","Test":"TestTable"}
+{"Action":"run","Package":"a","Test":"TestKernel"}
+{"Action":"output","Package":"a","Test":"TestKernel","Output":"    x_test.go:9: no kernel module\n"}
+{"Action":"output","Package":"a","Test":"TestKernel","Output":"--- SKIP: TestKernel (0.00s)\n"}
+{"Action":"skip","Package":"a","Test":"TestKernel"}
+{"Action":"output","Package":"a","Output":"FAIL\ta\t0.01s\n"}
+{"Action":"fail","Package":"a"}
+{"ImportPath":"b","Action":"build-output","Output":"b.go:1: syntax error\n"}
+{"Action":"fail","Package":"b"}
+{"Action":"skip","Package":"c"}
+go: a message that is no JSON
+`
+
+func TestFollowThenReport(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "a.json")
+	var shown, report strings.Builder
+	if got := run([]string{"-log", log}, strings.NewReader(results), &shown); got != 1 {
+		t.Errorf("follow: exit status %d, want 1", got)
+	}
+	for _, want := range []string{"x_test.go:1: wrong", "no kernel module", "FAIL\ta\t0.01s", "b.go:1: syntax error", "a message that is no JSON"} {
+		if !strings.Contains(shown.String(), want) {
+			t.Errorf("%q was not shown in:\n%s", want, &shown)
+		}
+	}
+	if strings.Contains(shown.String(), "chatter") {
+		t.Error("the output of a test that passed was shown")
+	}
+	if b, err := os.ReadFile(log); err != nil || string(b) != results {
+		t.Errorf("the log is not what was read: %v", err)
+	}
+	if got := run([]string{"-report", log}, nil, &report); got != 1 {
+		t.Errorf("report: exit status %d, want 1", got)
+	}
+	for _, want := range []string{"SKIP a TestKernel: x_test.go:9: no kernel module", "FAIL a TestTable/bad\n", "FAIL b\n"} {
+		if !strings.Contains(report.String(), want) {
+			t.Errorf("%q is missing in:\n%s", want, &report)
+		}
+	}
+	if !strings.HasSuffix(report.String(), "\n2 passed, 2 failed, 1 skipped\n") {
+		t.Errorf("closing line:\n%s", &report)
+	}
+}
+
+func TestReportWithoutTestsFails(t *testing.T) {
+	var out strings.Builder
+	if got := run([]string{"-report"}, nil, &out); got != 1 {
+		t.Errorf("exit status %d, want 1: a run that tested nothing must not look well", got)
+	}
+}

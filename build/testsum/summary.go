@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+type key struct{ pkg, test string }
+
+// summary counts the innermost tests: one with subtests counts as its subtests do, as they are what was checked.
+type summary struct {
+	passed, failed, skipped int
+	failures, skips         []string
+
+	output map[key][]string
+	parent map[key]bool // tests that have subtests
+	broken map[string]bool
+}
+
+func newSummary() *summary {
+	return &summary{output: map[key][]string{}, parent: map[key]bool{}, broken: map[string]bool{}}
+}
+
+func (s *summary) add(e event) {
+	k := key{e.Package, e.Test}
+	switch e.Action {
+	case "run":
+		if i := strings.LastIndex(e.Test, "/"); i > 0 {
+			s.parent[key{e.Package, e.Test[:i]}] = true
+		}
+	case "output":
+		if e.Test != "" {
+			s.output[k] = append(s.output[k], e.Output)
+		}
+	case "pass", "fail", "skip":
+		s.end(k, e.Action)
+		delete(s.output, k)
+	}
+}
+
+func (s *summary) end(k key, action string) {
+	switch {
+	case k.test == "":
+		// A package may fail without a failed test: it does not build, or its TestMain or a race ended it.
+		if action == "fail" && !s.broken[k.pkg] {
+			s.failed++
+			s.failures = append(s.failures, k.pkg)
+		}
+	case action == "fail":
+		s.broken[k.pkg] = true
+		if !s.parent[k] || !s.failedBelow(k) {
+			s.failed++
+			s.failures = append(s.failures, k.pkg+" "+k.test)
+		}
+	case action == "skip":
+		s.skipped++
+		s.skips = append(s.skips, k.pkg+" "+k.test+": "+reason(s.output[k]))
+	case !s.parent[k]:
+		s.passed++
+	}
+}
+
+func (s *summary) failedBelow(k key) bool {
+	prefix := k.pkg + " " + k.test + "/"
+	return slices.ContainsFunc(s.failures, func(f string) bool { return strings.HasPrefix(f, prefix) })
+}
+
+// reason is what the test printed last before the line that says SKIP.
+func reason(output []string) string {
+	for _, l := range slices.Backward(output) {
+		if l = strings.TrimSpace(l); l != "" && !strings.HasPrefix(l, "--- ") && !strings.HasPrefix(l, "=== ") {
+			return l
+		}
+	}
+	return "no reason given"
+}
+
+func (s *summary) print(w io.Writer) {
+	if len(s.skips) > 0 {
+		fmt.Fprintf(w, "\n!!!! %d SKIPPED: these were NOT tested !!!!\n", len(s.skips))
+		for _, l := range s.skips {
+			fmt.Fprintln(w, "  SKIP", l)
+		}
+	}
+	if len(s.failures) > 0 {
+		fmt.Fprintf(w, "\n%d FAILED\n", len(s.failures))
+		for _, l := range s.failures {
+			fmt.Fprintln(w, "  FAIL", l)
+		}
+	}
+	fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped\n", s.passed, s.failed, s.skipped)
+}
+
+// printer shows what `go test` without -v would: a line for each package and the output of what failed.
+type printer struct {
+	out     io.Writer
+	verbose bool
+	held    map[key][]string
+}
+
+func (p *printer) line(s string) { fmt.Fprintln(p.out, s) }
+
+func (p *printer) show(e event) {
+	k := key{e.Package, e.Test}
+	switch {
+	case e.Action == "build-output", e.Action == "output" && (p.verbose || e.Test == ""):
+		if p.verbose || !isNoise(e.Output) {
+			fmt.Fprint(p.out, e.Output)
+		}
+	case e.Action == "output":
+		if p.held == nil {
+			p.held = map[key][]string{}
+		}
+		p.held[k] = append(p.held[k], e.Output)
+	case e.Test != "" && (e.Action == "fail" || e.Action == "skip" || e.Action == "pass"):
+		if e.Action != "pass" {
+			fmt.Fprint(p.out, strings.Join(p.held[k], ""))
+		}
+		delete(p.held, k)
+	}
+}
+
+func isNoise(line string) bool {
+	return line == "PASS\n" || strings.Contains(line, "[no test files]") || strings.HasPrefix(line, "coverage: ")
+}
