@@ -1,0 +1,118 @@
+package netstack
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// socket is what TCP and UDP have in common over a gVisor endpoint: waiting, deadlines, closing, errors.
+type socket struct {
+	ep            tcpip.Endpoint
+	wq            *waiter.Queue
+	network       string // "tcp" or "udp", for errors
+	local, remote netip.AddrPort
+
+	readBy, writeBy deadline
+	closed          chan struct{}
+	closeOnce       sync.Once
+	onClose         func() // may be nil; runs once
+}
+
+// mask is what a blocked reader or writer wakes for, besides its own event: the end of the connection.
+const endEvents = waiter.EventErr | waiter.EventHUp
+
+// until runs try until it no longer would block, and between tries waits for events, the deadline or the socket's end.
+func (s *socket) until(op string, events waiter.EventMask, by *deadline, try func() tcpip.Error) error {
+	passed := by.wait()
+	select {
+	case <-passed:
+		return s.fail(op, os.ErrDeadlineExceeded)
+	case <-s.closed:
+		return s.fail(op, net.ErrClosed)
+	default:
+	}
+	err := try()
+	if _, block := err.(*tcpip.ErrWouldBlock); !block {
+		return s.fail(op, s.translate(err))
+	}
+	entry, ready := waiter.NewChannelEntry(events | endEvents)
+	s.wq.EventRegister(&entry)
+	defer s.wq.EventUnregister(&entry)
+	for {
+		err := try()
+		if _, block := err.(*tcpip.ErrWouldBlock); !block {
+			return s.fail(op, s.translate(err))
+		}
+		select {
+		case <-ready:
+		case <-passed:
+			return s.fail(op, os.ErrDeadlineExceeded)
+		case <-s.closed:
+			return s.fail(op, net.ErrClosed)
+		}
+	}
+}
+
+// translate prefers net.ErrClosed to whatever gVisor says about a socket that we have closed.
+func (s *socket) translate(err tcpip.Error) error {
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-s.closed:
+		return net.ErrClosed
+	default:
+		return fromTCPIP(err)
+	}
+}
+
+func (s *socket) fail(op string, err error) error {
+	if err == nil || err == io.EOF { //nolint:errorlint // never wrapped here
+		return err
+	}
+	return opError(op, s.network, s.LocalAddr(), s.RemoteAddr(), err)
+}
+
+// shut marks the socket closed, wakes who waits in it and runs end, once.
+func (s *socket) shut(end func()) {
+	s.closeOnce.Do(func() {
+		close(s.closed)
+		end()
+		if s.onClose != nil {
+			s.onClose()
+		}
+	})
+}
+
+func (s *socket) LocalAddr() net.Addr  { return s.addr(s.local) }
+func (s *socket) RemoteAddr() net.Addr { return s.addr(s.remote) }
+
+func (s *socket) addr(a netip.AddrPort) net.Addr {
+	if s.network == "udp" {
+		return net.UDPAddrFromAddrPort(a)
+	}
+	return net.TCPAddrFromAddrPort(a)
+}
+
+func (s *socket) SetDeadline(t time.Time) error {
+	s.readBy.set(t)
+	s.writeBy.set(t)
+	return nil
+}
+
+func (s *socket) SetReadDeadline(t time.Time) error {
+	s.readBy.set(t)
+	return nil
+}
+
+func (s *socket) SetWriteDeadline(t time.Time) error {
+	s.writeBy.set(t)
+	return nil
+}

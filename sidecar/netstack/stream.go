@@ -1,0 +1,89 @@
+package netstack
+
+import (
+	"bytes"
+	"net/netip"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// stream is a TCP connection through the tunnel.
+type stream struct {
+	socket
+	chunk   int // payload of one aligned super-segment
+	writeMu sync.Mutex
+	readMu  sync.Mutex
+}
+
+var _ datapath.Stream = (*stream)(nil)
+
+func (s *Stack) newStream(ep tcpip.Endpoint, wq *waiter.Queue, local, remote netip.AddrPort) *stream {
+	keepAlive(ep)
+	return &stream{
+		socket: socket{ep: ep, wq: wq, network: "tcp", local: local, remote: remote, closed: make(chan struct{})},
+		chunk:  superPayload(int(s.link.mtu.Load()), remote.Addr()),
+	}
+}
+
+// Read reads what has arrived. After the peer's FIN it returns io.EOF, after its RST an error that is ECONNRESET.
+func (c *stream) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	var n int
+	err := c.until("read", waiter.ReadableEvents, &c.readBy, func() tcpip.Error {
+		w := tcpip.SliceWriter(b)
+		res, err := c.ep.Read(&w, tcpip.ReadOptions{})
+		n = res.Count
+		return err
+	})
+	if n > 0 {
+		c.ep.ModerateRecvBuf(n)
+		return n, nil
+	}
+	return 0, err
+}
+
+// Write queues all of b, waiting for room. It cuts b where aligned super-segments end, because gVisor makes a segment of
+// each write and does not join them; ChunkSize is the best size to write.
+func (c *stream) Write(b []byte) (int, error) {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	done := 0
+	for {
+		part := b[done:min(len(b), done+c.chunk)]
+		var r bytes.Reader
+		r.Reset(part)
+		err := c.until("write", waiter.WritableEvents, &c.writeBy, func() tcpip.Error {
+			n, err := c.ep.Write(&r, tcpip.WriteOptions{})
+			done += int(n)
+			return err
+		})
+		if err != nil || done == len(b) {
+			return done, err
+		}
+	}
+}
+
+// ChunkSize is the payload of one full super-segment: a writer that has this much should write it at once.
+func (c *stream) ChunkSize() int { return c.chunk }
+
+// CloseWrite sends FIN after what is queued; reading goes on.
+func (c *stream) CloseWrite() error {
+	return c.fail("close", c.translate(c.ep.Shutdown(tcpip.ShutdownWrite)))
+}
+
+// Close ends both directions. What was written is still delivered; what was not read makes gVisor answer with RST.
+func (c *stream) Close() error {
+	c.shut(c.ep.Close)
+	return nil
+}
+
+// Abort sends RST and drops what is queued.
+func (c *stream) Abort() { c.shut(c.ep.Abort) }
