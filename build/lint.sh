@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . test/cluster/env.sh
 need shellcheck=shellcheck
 mapfile -t scripts < <(git ls-files -- '*.sh' .ci/run)
-shellcheck --external-sources "${scripts[@]}"
+shellcheck --external-sources --source-path=SCRIPTDIR "${scripts[@]}"
 rc=0
 for m in "$@"; do
   echo "golangci-lint $m"

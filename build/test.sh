@@ -19,6 +19,7 @@ run() {
   echo "== $name"
   "$@" | testsum -log "$results/$name.json" || rc=1
 }
+# shellcheck disable=SC2317 # run calls it
 in_module() { (cd "$1" && shift && go test -json "${flags[@]}" "$@"); }
 
 run root in_module . ./...

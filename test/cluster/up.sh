@@ -8,6 +8,7 @@ t0=$(date +%s%N)
 say() { printf '%6d ms  %s\n' $((($(date +%s%N) - t0) / 1000000)) "$*"; }
 
 [[ $EUID -eq 0 ]] || die "needs root (or set KUBECONFIG to use a cluster that you have)"
+# shellcheck disable=SC2153 # from env.sh
 [[ ! -e $STATE/pids ]] || die "cluster $NAME is up already (down.sh ends it): $STATE"
 for b in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl containerd containerd-shim-runc-v2 ctr runc clustertool; do
   command -v "$b" >/dev/null || die "$b is missing: run build.sh"
