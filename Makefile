@@ -50,8 +50,8 @@ lint: ## Run golangci-lint on every module and shellcheck on every script
 image: ## Build the container images as archives dist/tenantwire-*.tar (TAG=dev)
 	for i in $(IMAGES); do build/image.sh $$i; done
 
-clean: ## Remove dist/ (the cache of test binaries stays: rm -r $(CACHE))
+clean: ## Remove dist/ (the cache of the test cluster stays, see test/cluster)
 	rm -rf dist
 
 help: ## Show this list
-	@grep -hE '^[a-z0-9]+:.*## ' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/\1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z0-9]+:.*## ' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/\1\t\2/' | expand -t 12
