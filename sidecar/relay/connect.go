@@ -40,16 +40,16 @@ func connectStatus(why Reason) int {
 
 // readConnect reads one CONNECT request, and returns with the destination what the client sent after it.
 func readConnect(r io.Reader) (d destination, early []byte, err error) {
-	lr := &io.LimitedReader{R: r, N: maxConnectHeader}
+	heard := &lastError{r: r}
+	lr := &io.LimitedReader{R: heard, N: maxConnectHeader}
 	br := bufio.NewReaderSize(lr, 4<<10)
 	req, err := http.ReadRequest(br)
 	if err != nil {
-		if lr.N <= 0 {
+		switch {
+		case lr.N <= 0:
 			return d, nil, &connectError{http.StatusRequestHeaderFieldsTooLarge, "request header is too large"}
-		}
-		var ne net.Error
-		if errors.As(err, &ne) || errors.Is(err, io.EOF) {
-			return d, nil, fmt.Errorf("read request: %w", err)
+		case heard.err != nil: // a header cut short looks malformed; say what cut it
+			return d, nil, fmt.Errorf("read request: %w", heard.err)
 		}
 		return d, nil, &connectError{http.StatusBadRequest, "request is malformed"}
 	}
@@ -67,6 +67,18 @@ func readConnect(r io.Reader) (d destination, early []byte, err error) {
 	}
 	early, _ = br.Peek(br.Buffered())
 	return d, bytes.Clone(early), nil
+}
+
+// lastError remembers why a reader ended.
+type lastError struct {
+	r   io.Reader
+	err error
+}
+
+func (l *lastError) Read(b []byte) (int, error) {
+	n, err := l.r.Read(b)
+	l.err = err
+	return n, err
 }
 
 // parseAuthority reads "host:port", the only form CONNECT has.
@@ -99,15 +111,15 @@ func (r *Relay) serveConnect(ctx context.Context, c localStream, m *meter) {
 		case errors.As(err, &ne) && ne.Timeout():
 			writeConnectError(c, http.StatusRequestTimeout, "request did not come in time")
 		}
-		closeAfterReply(c)
 		r.failed(m, Malformed, "error", err)
+		closeAfterReply(c)
 		return
 	}
 	s, target, why := r.connectTo(ctx, d)
 	if why != None {
 		writeConnectError(c, connectStatus(why), "reason: "+why.String())
-		closeAfterReply(c)
 		r.failed(m, why, "to", d)
+		closeAfterReply(c)
 		return
 	}
 	defer r.balancer.end(target)

@@ -196,28 +196,28 @@ func (in *inboundSide) handleTCP(req datapath.TCPRequest) {
 		why = in.r.begin()
 	}
 	if why != None {
-		req.Refuse()
 		in.refused(p, why, src)
+		req.Refuse()
 		return
 	}
 	defer in.r.end()
 	if !in.conns.take(src) {
-		req.Refuse()
 		in.refused(p, Limit, src)
+		req.Refuse()
 		return
 	}
 	defer in.conns.give(src)
 	c := in.track(src, p)
 	if c == nil {
-		req.Refuse()
 		in.refused(p, Aborted, src)
+		req.Refuse()
 		return
 	}
 	defer in.untrack(c.conn)
 	local, why := in.dialLocal(c.ctx, src, p)
 	if why != None {
-		req.Refuse()
 		in.refused(p, why, src)
+		req.Refuse()
 		return
 	}
 	s, err := req.Accept()

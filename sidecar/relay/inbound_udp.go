@@ -64,8 +64,8 @@ func (in *inboundSide) handleUDP(req datapath.UDPRequest) {
 		why = Limit
 	}
 	if why != None {
-		req.Refuse()
 		in.refused(p, why, src)
+		req.Refuse()
 		return
 	}
 	local, err := dialLocalUDP(p.ctx, p.to)

@@ -156,8 +156,8 @@ func (r *Relay) serveSOCKS5(ctx context.Context, c localStream, m *meter) {
 			_ = writeSOCKSReply(c, code, netip.AddrPort{})
 		}
 		end()
-		closeAfterReply(c)
 		r.failed(m, Malformed, "error", err)
+		closeAfterReply(c)
 		return
 	}
 	if !end() {
@@ -170,8 +170,8 @@ func (r *Relay) serveSOCKS5(ctx context.Context, c localStream, m *meter) {
 		r.socksAssociate(ctx, c, d)
 	default:
 		_ = writeSOCKSReply(c, socksBadCommand, netip.AddrPort{})
-		closeAfterReply(c)
 		r.failed(m, Malformed, "error", "command not supported")
+		closeAfterReply(c)
 	}
 }
 
@@ -202,8 +202,8 @@ func (r *Relay) socksConnect(ctx context.Context, c localStream, d destination, 
 	s, target, why := r.connectTo(ctx, d)
 	if why != None {
 		_ = writeSOCKSReply(c, socksCode(why), netip.AddrPort{})
-		closeAfterReply(c)
 		r.failed(m, why, "to", d)
+		closeAfterReply(c)
 		return
 	}
 	defer r.balancer.end(target)

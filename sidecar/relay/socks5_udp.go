@@ -48,8 +48,8 @@ func (r *Relay) socksAssociate(ctx context.Context, c localStream, d destination
 	conn, err := listenUDP(ctx, at)
 	if err != nil {
 		_ = writeSOCKSReply(c, socksFailure, netip.AddrPort{})
-		closeAfterReply(c)
 		r.failed(m, Bind, "error", err)
+		closeAfterReply(c)
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)

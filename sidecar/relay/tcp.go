@@ -58,7 +58,7 @@ func (d *door) accept() {
 
 func (d *door) admit(c localStream) {
 	if why := d.r.begin(); why != None {
-		d.meter().fail(why)
+		d.r.failed(d.meter(), why)
 		c.Abort()
 		return
 	}
@@ -114,8 +114,8 @@ func (t *tcpForward) handle(ctx context.Context, c localStream) {
 	st := t.state.Load()
 	s, target, why := t.r.dial(ctx, st.Targets)
 	if why != None {
-		c.Abort()
 		t.r.failed(st.meter, why, "targets", len(st.Targets))
+		c.Abort()
 		return
 	}
 	defer t.r.balancer.end(target)

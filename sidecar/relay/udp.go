@@ -118,14 +118,14 @@ func (u *udpForward) start(from netip.AddrPort, st *forwardState) (*flow[netip.A
 		m.flows.Add(-1)
 		u.r.balancer.end(target)
 	}
+	m.flows.Add(1)
+	m.flowTotal.Add(1)
 	evicted, ok := u.table.put(f)
 	if !ok {
 		_ = conn.Close()
-		u.r.balancer.end(target)
+		f.onEnd()
 		return nil, Aborted
 	}
-	m.flows.Add(1)
-	m.flowTotal.Add(1)
 	if evicted {
 		m.fail(Evicted)
 	}
