@@ -1,0 +1,152 @@
+// Command sidecar is TenantWire's data plane: injected into pods it follows the coordinator, and with --config it runs from a file
+// on any machine.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tenantwire/tenantwire/sidecar/agent"
+)
+
+// version is set when a release is built.
+var version = "dev"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "sidecar:", err)
+		return 1
+	}
+	return 0
+}
+
+// flags are the raw words of the command line.
+type flags struct {
+	config, coordinator, tokenFile, caFile, stateDir, datapath, logLevel string
+	listenPort, healthPort                                               uint16
+	names, proxies                                                       []string
+	drain                                                                time.Duration
+	check                                                                bool
+}
+
+func command() *cobra.Command {
+	var f flags
+	c := &cobra.Command{
+		Use:   "sidecar (--coordinator URL | --config FILE)",
+		Short: "TenantWire's data plane: one WireGuard tunnel without privileges",
+		Long: `Brings up one WireGuard tunnel in user space and relays TCP and UDP between it and loopback.
+
+In a pod the webhook sets the flags. On any other machine give --config FILE: a YAML file with interface,
+peers, forwards, expose and proxies; SIGHUP reads it again.`,
+		Version: version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context()) },
+	}
+	p := c.Flags()
+	p.StringVar(&f.config, "config", "", "run from this file, without a cluster")
+	p.BoolVar(&f.check, "check", false, "with --config: say whether the file is good, then exit")
+	p.StringVar(&f.coordinator, "coordinator", "", "https URL of the coordinator")
+	p.StringVar(&f.tokenFile, "token-file", "/var/run/tenantwire/token", "service-account token with audience tenantwire.dev")
+	p.StringVar(&f.caFile, "ca-file", "/var/run/tenantwire/ca.crt", "certificates that sign the coordinator's")
+	p.StringVar(&f.stateDir, "state-dir", "/var/lib/tenantwire", "memory-backed folder for the key and the last configuration")
+	p.StringVar(&f.datapath, "datapath", "Auto", "Auto, Kernel, TUN or Netstack")
+	p.Uint16Var(&f.listenPort, "listen-port", 51820, "outer UDP port")
+	p.Uint16Var(&f.healthPort, "health-port", 15021, "TCP port of /healthz, /readyz and /metrics")
+	p.StringArrayVar(&f.names, "name", nil, "NAME=ADDRESS: carry a name, listening on a loopback address (repeatable)")
+	p.StringArrayVar(&f.proxies, "proxy", nil, "SOCKS5=PORT or HTTPConnect=PORT: a proxy on 127.0.0.1 (repeatable)")
+	p.DurationVar(&f.drain, "drain", 10*time.Second, "how long open connections may finish after SIGTERM")
+	p.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	c.MarkFlagsMutuallyExclusive("config", "coordinator")
+	c.MarkFlagsOneRequired("config", "coordinator")
+	return c
+}
+
+func (f *flags) run(ctx context.Context) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return fmt.Errorf("--log-level: %q is not debug, info, warn or error", f.logLevel)
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	limitMemory()
+	if f.config != "" {
+		if f.check {
+			return agent.CheckStatic(f.config)
+		}
+		return agent.RunStatic(ctx, agent.StaticOptions{Path: f.config, Drain: f.drain, Log: log})
+	}
+	o, err := f.member(log)
+	if err != nil {
+		return err
+	}
+	log.Info("sidecar starts", "version", version, "coordinator", f.coordinator, "pod_ip", o.PodIP.String(), "names", len(o.Names))
+	return agent.RunMember(ctx, o)
+}
+
+func (f *flags) member(log *slog.Logger) (agent.Options, error) {
+	o := agent.Options{TokenFile: f.tokenFile, CAFile: f.caFile, StateDir: f.stateDir, Datapath: f.datapath, ListenPort: f.listenPort,
+		HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.healthPort))), Drain: f.drain, Log: log,
+		Namespace: os.Getenv("POD_NAMESPACE"), Names: map[string]netip.Addr{}}
+	var err error
+	if o.Coordinator, err = url.Parse(f.coordinator); err != nil {
+		return o, fmt.Errorf("--coordinator: %w", err)
+	}
+	if o.PodIP, err = netip.ParseAddr(os.Getenv("POD_IP")); err != nil {
+		return o, fmt.Errorf("POD_IP: %q is not an IP address", os.Getenv("POD_IP"))
+	}
+	for _, n := range f.names {
+		name, text, _ := strings.Cut(n, "=")
+		a, err := netip.ParseAddr(text)
+		if err != nil || name == "" {
+			return o, fmt.Errorf("--name: %q is not NAME=ADDRESS", n)
+		}
+		o.Names[name] = a
+	}
+	for _, p := range f.proxies {
+		if err := setProxy(&o, p); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+func setProxy(o *agent.Options, text string) error {
+	kind, port, _ := strings.Cut(text, "=")
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return fmt.Errorf("--proxy: %q is not SOCKS5=PORT or HTTPConnect=PORT", text)
+	}
+	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(n))
+	switch kind {
+	case "SOCKS5":
+		o.SOCKS5 = at
+	case "HTTPConnect":
+		o.HTTPConnect = at
+	default:
+		return fmt.Errorf("--proxy: %q is not SOCKS5=PORT or HTTPConnect=PORT", text)
+	}
+	return nil
+}
+
+// limitMemory keeps the heap below the container's limit (MEMORY_LIMIT, bytes), so that the collector works harder before the
+// kernel ends the process. GOMEMLIMIT, where it is set, goes before.
+func limitMemory() {
+	if n, err := strconv.ParseInt(os.Getenv("MEMORY_LIMIT"), 10, 64); err == nil && n > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(n / 10 * 8)
+	}
+}

@@ -1,0 +1,146 @@
+// Package agent is the sidecar: it brings a tunnel up in a pod, keeps it as the coordinator says, and takes it down with care.
+//
+//	key -> register -> watch -> plane (device + relay) -> report
+//	                     `-> cache, so that a restart needs nobody
+//
+// RunMember does that inside a pod. RunStatic runs the same plane from a file, with no cluster at all. Whatever ends the watch (the
+// network, a garbled line, a coordinator that is gone), the plane keeps what it has; only Gone, said by a coordinator, empties it.
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// Options configure a member.
+type Options struct {
+	Coordinator *url.URL              // https://host[:port]
+	TokenFile   string                // service-account token bound to wire.TokenAudience; read anew for every request
+	CAFile      string                // PEM certificates that sign the coordinator's; read anew for every connection
+	StateDir    string                // memory-backed; holds the key and the last good configuration
+	PodIP       netip.Addr            // what other members dial
+	Namespace   string                // the pod's, to recognise the longer names of its Services
+	ListenPort  uint16                // outer UDP port
+	HealthAddr  string                // address of /healthz, /readyz and /metrics
+	Datapath    string                // Auto or a datapath.Kind
+	Names       map[string]netip.Addr // carried name -> loopback address to listen on
+	SOCKS5      netip.AddrPort        // loopback; zero: off
+	HTTPConnect netip.AddrPort        // loopback; zero: off
+	Drain       time.Duration         // how long open connections may finish after SIGTERM
+	Log         *slog.Logger
+}
+
+// Validate names the first option that cannot be used.
+func (o *Options) Validate() error {
+	switch {
+	case o.Coordinator == nil || o.Coordinator.Scheme != "https" || o.Coordinator.Host == "":
+		return fmt.Errorf("--coordinator: %v is not an https URL", o.Coordinator)
+	case o.TokenFile == "" || o.CAFile == "" || o.StateDir == "":
+		return errors.New("--token-file, --ca-file and --state-dir must be set")
+	case !o.PodIP.IsValid():
+		return errors.New("POD_IP: not an IP address")
+	case o.ListenPort == 0:
+		return errors.New("--listen-port: 0 is not 1..65535")
+	}
+	for name, a := range o.Names {
+		if !a.IsLoopback() {
+			return fmt.Errorf("--name %s: %s is not a loopback address", name, a)
+		}
+	}
+	_, err := chooseDatapath(o.Datapath)
+	return err
+}
+
+// chooseDatapath picks what moves the packets and says why.
+func chooseDatapath(want string) (reason string, err error) {
+	switch want {
+	case "Auto", "":
+		return "Netstack is the only datapath of this version", nil
+	case string(datapath.Netstack):
+		return "the tunnel asks for Netstack", nil
+	case string(datapath.Kernel), string(datapath.TUN):
+		return "", fmt.Errorf("--datapath: %s is not available in this version: use Auto or Netstack", want)
+	}
+	return "", fmt.Errorf("--datapath: %q is not Auto, Kernel, TUN or Netstack", want)
+}
+
+// retry calls f until it returns nil or ctx ends, waiting between calls from first to most, doubling, with jitter.
+func retry(ctx context.Context, first, most time.Duration, f func() error) error {
+	for wait := first; ; wait = min(2*wait, most) {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		if !sleep(ctx, jitter(wait)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// sleep waits; false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// RunMember runs a member until ctx ends.
+func RunMember(ctx context.Context, o Options) error {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	store, err := openStore(o.StateDir)
+	if err != nil {
+		return err
+	}
+	private, err := store.key()
+	if err != nil {
+		return err
+	}
+	reason, err := chooseDatapath(o.Datapath)
+	if err != nil {
+		return err
+	}
+	m := &member{Options: o, store: store, public: private.Public(), datapathReason: reason, reports: make(chan struct{}, 1)}
+	m.plane = newPlane(private, o.ListenPort, o.Log)
+	m.client = newClient(o.Coordinator, o.TokenFile, o.CAFile)
+	return serve(ctx, o.HealthAddr, o.Drain, m.plane, o.Log, m.run)
+}
+
+// serve runs the health endpoint beside run until ctx ends, then drains and closes the plane.
+func serve(ctx context.Context, health string, drain time.Duration, p *plane, log *slog.Logger, run func(context.Context) error) error {
+	h, err := listenHealth(health, p)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	err = run(ctx)
+	p.draining.Store(true)
+	log.Info("draining", "for", drain.String())
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	p.drain(grace)
+	if cerr := p.close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("close data plane: %w", cerr))
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+// minTLS is the least version spoken with the coordinator.
+const minTLS = tls.VersionTLS13

@@ -1,0 +1,294 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/relay"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+)
+
+// member follows the coordinator.
+type member struct {
+	Options
+	store          *store
+	public         key.Public
+	datapathReason string
+	plane          *plane
+	client         *client
+	reports        chan struct{} // capacity 1: the state to report may have changed
+
+	mu       sync.Mutex // guards what follows, for the proxies
+	config   wire.Config
+	revision string // of config; empty: none
+}
+
+// run brings the plane up from what was kept, then follows the coordinator until ctx ends.
+func (m *member) run(ctx context.Context) error {
+	if v, ok := m.store.load(); ok {
+		if err := m.apply(v.Config, v.Revision); err != nil {
+			m.Log.Warn("the kept configuration cannot be applied", "error", err.Error())
+		} else {
+			m.Log.Info("data path up from the kept configuration", "revision", v.Revision)
+		}
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { m.reportLoop(ctx) })
+	m.follow(ctx)
+	return ctx.Err()
+}
+
+// follow registers and watches, over and over. A watch that held for a while resets the backoff.
+func (m *member) follow(ctx context.Context) {
+	const first, most = 100 * time.Millisecond, 10 * time.Second
+	registered := false
+	for wait := first; ctx.Err() == nil; {
+		start := time.Now()
+		err := m.session(ctx, &registered)
+		if ctx.Err() != nil {
+			return
+		}
+		var se *statusError
+		if errors.As(err, &se) {
+			registered = false
+		}
+		if time.Since(start) > most {
+			wait = first
+		}
+		m.Log.Warn("no stream from the coordinator; the data plane keeps what it has", "error", err.Error(), "again_in", wait.String())
+		if !sleep(ctx, jitter(wait)) {
+			return
+		}
+		wait = min(2*wait, most)
+	}
+}
+
+// session is one registration, where it is needed, and one watch.
+func (m *member) session(ctx context.Context, registered *bool) error {
+	if !*registered {
+		r, err := m.client.register(ctx, wire.Registration{
+			PublicKey: m.public, Endpoint: netip.AddrPortFrom(m.PodIP, m.ListenPort),
+			Datapath: datapath.Netstack, DatapathReason: m.datapathReason,
+		})
+		if err != nil {
+			return err
+		}
+		*registered = true
+		m.Log.Info("registered", "tunnel", r.Tunnel, "publicKey", m.public.String(), "addresses", joinPrefixes(r.Addresses))
+	}
+	return m.client.watch(ctx, m.revision, 3*wire.HeartbeatInterval, m.on)
+}
+
+// on takes one event of the stream. An error closes the stream and leaves the plane as it is.
+func (m *member) on(e wire.Event) error {
+	if e.Type == wire.Gone {
+		return m.gone(e.Reason)
+	}
+	config, revision, err := wire.Advance(m.config, m.revision, e)
+	if err != nil {
+		return err
+	}
+	if revision == m.revision {
+		return nil
+	}
+	if err := m.apply(config, revision); err != nil {
+		m.poke()
+		return err
+	}
+	m.Log.Info("configuration applied", "event", string(e.Type), "revision", revision, "peers", len(config.Peers), "services", len(config.Services))
+	if err := m.store.save(saved{revision, config}); err != nil {
+		m.Log.Warn("a restart would need the coordinator", "error", err.Error())
+	}
+	return nil
+}
+
+// errGone ends the watch after the coordinator said that we are no member; registering again says when that has changed.
+var errGone = &statusError{http.StatusGone, "not a member any more"}
+
+// gone empties the plane: nothing of a tunnel that was deleted may work on. Names stay on loopback, where nobody answers.
+func (m *member) gone(reason string) error {
+	m.Log.Warn("the coordinator says that this pod is no member any more: every peer is dropped", "reason", reason)
+	m.mu.Lock()
+	config := wire.Config{Interface: m.config.Interface}
+	m.mu.Unlock()
+	if len(config.Interface.Addresses) > 0 {
+		if err := m.apply(config, ""); err != nil {
+			return err
+		}
+	}
+	if err := m.store.save(saved{}); err != nil {
+		m.Log.Warn("a restart would bring back a deleted tunnel", "error", err.Error())
+	}
+	return errGone
+}
+
+func (m *member) apply(c wire.Config, revision string) error {
+	if err := m.plane.apply(m.translate(c)); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.config, m.revision = c, revision
+	m.mu.Unlock()
+	m.poke()
+	return nil
+}
+
+// translate turns what the coordinator says, the same for every member, into what this pod does with it.
+func (m *member) translate(c wire.Config) desired {
+	d := desired{
+		iface: datapath.Interface{Addresses: c.Interface.Addresses, MTU: c.Interface.MTU},
+		peers: make(map[key.Public]datapath.Peer, len(c.Peers)),
+		proxies: relay.Proxies{SOCKS5: m.SOCKS5, HTTP: m.HTTPConnect,
+			Allow: m.reachable, Resolve: m.resolve},
+	}
+	if d.iface.MTU == 0 {
+		d.iface.MTU = pathMTU(m.PodIP)
+	}
+	for _, p := range c.Peers {
+		d.peers[p.PublicKey] = datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, AllowedIPs: p.AllowedIPs,
+			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second}
+	}
+	for _, s := range c.Services {
+		if at, ok := m.Names[s.Name]; ok {
+			d.forwards = append(d.forwards, relay.Forward{Name: s.String(), Listen: netip.AddrPortFrom(at, s.Port),
+				Protocol: relay.Protocol(s.Protocol), Targets: s.Targets})
+		}
+	}
+	for _, p := range c.Inbound {
+		d.inbound = append(d.inbound, relay.Inbound{Port: p.Port, Protocol: relay.Protocol(p.Protocol),
+			To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port)})
+	}
+	return d
+}
+
+// reachable lets the proxies dial what a peer owns, and nothing else.
+func (m *member) reachable(to netip.AddrPort) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.config.Peers {
+		for _, a := range p.AllowedIPs {
+			if a.Contains(to.Addr()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// resolve finds a carried name: a Service by its short or cluster name, an egress host by its own.
+func (m *member) resolve(name string, port uint16) (targets []netip.AddrPort, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.config.Services {
+		if s.Port == port && s.Protocol == wire.TCP && isNameOf(name, s.Name, m.Namespace) {
+			return s.Targets, true
+		}
+	}
+	return nil, false
+}
+
+// isNameOf says whether name means a carried service: web, web.NS, web.NS.svc and web.NS.svc.DOMAIN mean web.
+func isNameOf(name, service, namespace string) bool {
+	rest, ok := strings.CutPrefix(name, service)
+	if !ok || rest == "" {
+		return ok
+	}
+	rest, ok = strings.CutPrefix(rest, "."+namespace)
+	return ok && namespace != "" && (rest == "" || rest == ".svc" || strings.HasPrefix(rest, ".svc."))
+}
+
+// poke asks the report loop to look.
+func (m *member) poke() {
+	select {
+	case m.reports <- struct{}{}:
+	default:
+	}
+}
+
+// reportLoop tells the coordinator whenever readiness changed, and keeps trying until it was told.
+func (m *member) reportLoop(ctx context.Context) {
+	var told *wire.Report
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.reports:
+		}
+		_ = retry(ctx, 100*time.Millisecond, 10*time.Second, func() error {
+			now := m.state()
+			if told != nil && *told == now {
+				return nil
+			}
+			err := m.client.report(ctx, now)
+			if err == nil {
+				told = &now
+			}
+			return err
+		})
+	}
+}
+
+func (m *member) state() wire.Report {
+	up, why := m.plane.up()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if up && m.revision == "" {
+		up, why = false, "not a member of a tunnel"
+	}
+	return wire.Report{Ready: up, Reason: truncate(why, 512)}
+}
+
+func truncate(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}
+
+func joinPrefixes(ps []netip.Prefix) string {
+	var b strings.Builder
+	for i, p := range ps {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(p.String())
+	}
+	return b.String()
+}
+
+// Overheads of WireGuard in bytes: outer IP header, UDP header, and 32 of WireGuard's own.
+const (
+	overhead4 = 20 + 8 + 32
+	overhead6 = 40 + 8 + 32
+)
+
+// pathMTU derives the inner MTU from the interface that holds the pod's address. Interfaces that cannot be read are taken for
+// Ethernet.
+func pathMTU(pod netip.Addr) int {
+	outer := 1500
+	ifaces, _ := net.Interfaces()
+	for _, i := range ifaces {
+		addrs, _ := i.Addrs()
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap() == pod.Unmap() {
+					outer = i.MTU
+				}
+			}
+		}
+	}
+	inner := outer - overhead4
+	if !pod.Is4() {
+		inner = outer - overhead6
+	}
+	return min(max(inner, wire.MinMTU), wire.MaxMTU)
+}

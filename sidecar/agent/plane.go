@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/device"
+	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/relay"
+)
+
+// desired is all that a plane can be told, whoever tells it: the coordinator or a file.
+type desired struct {
+	iface    datapath.Interface
+	peers    map[key.Public]datapath.Peer
+	forwards []relay.Forward
+	inbound  []relay.Inbound
+	proxies  relay.Proxies
+}
+
+// plane is the device and the relay, opened when the first configuration is known and changed in place from then on.
+type plane struct {
+	private    key.Private
+	listenPort uint16
+	log        *slog.Logger
+	draining   atomic.Bool
+
+	mu       sync.Mutex // guards what follows
+	device   datapath.Datapath
+	relay    *relay.Relay
+	has      desired
+	problem  error // of the last apply: something is not as it should be, though the rest works
+	lastFail error // of the last attempt that changed nothing
+}
+
+func newPlane(private key.Private, listenPort uint16, log *slog.Logger) *plane {
+	return &plane{private: private, listenPort: listenPort, log: log}
+}
+
+// apply makes the plane as d says, touching only what differs. An error means that the plane is as it was. What fails for one
+// forward or proxy does not stop the others: it is logged, kept for status, and tried again at the next apply.
+func (p *plane) apply(d desired) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lastFail = p.applyDevice(d)
+	if p.lastFail != nil {
+		return p.lastFail
+	}
+	p.has = d
+	p.problem = p.applyRelay(d)
+	if p.problem != nil {
+		p.log.Warn("part of the configuration could not be applied", "error", p.problem.Error())
+	}
+	return nil
+}
+
+func (p *plane) applyDevice(d desired) error {
+	if p.device == nil {
+		dev, err := device.Open(device.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, Logger: p.log})
+		if err != nil {
+			return fmt.Errorf("open device: %w", err)
+		}
+		p.device, p.has = dev, desired{iface: d.iface}
+		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU})
+	}
+	upsert, remove := diffPeers(p.has.peers, d.peers)
+	if len(upsert)+len(remove) > 0 {
+		if err := p.device.UpdatePeers(upsert, remove); err != nil {
+			return fmt.Errorf("update peers: %w", err)
+		}
+	}
+	if !reflect.DeepEqual(p.has.iface, d.iface) {
+		if err := p.device.SetInterface(d.iface); err != nil {
+			return fmt.Errorf("set interface: %w", err)
+		}
+	}
+	return nil
+}
+
+func (p *plane) applyRelay(d desired) error {
+	return errors.Join(p.relay.SetInbound(d.inbound), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies))
+}
+
+func diffPeers(was, is map[key.Public]datapath.Peer) (upsert []datapath.Peer, remove []key.Public) {
+	for k, peer := range is {
+		if old, ok := was[k]; !ok || !reflect.DeepEqual(old, peer) {
+			upsert = append(upsert, peer)
+		}
+	}
+	for k := range was {
+		if _, ok := is[k]; !ok {
+			remove = append(remove, k)
+		}
+	}
+	return upsert, remove
+}
+
+// up says whether the data path carries traffic; if not, why.
+func (p *plane) up() (bool, string) {
+	if p.draining.Load() {
+		return false, "shutting down"
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.device == nil && p.lastFail != nil:
+		return false, p.lastFail.Error()
+	case p.device == nil:
+		return false, "no configuration yet"
+	}
+	return true, ""
+}
+
+// kind names the datapath; empty while there is none.
+func (p *plane) kind() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.device == nil {
+		return ""
+	}
+	return string(p.device.Kind())
+}
+
+// healthy says whether the last configuration was applied whole.
+func (p *plane) healthy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.problem == nil && p.lastFail == nil
+}
+
+// stats is nil while there is no device.
+func (p *plane) stats() ([]datapath.PeerStats, relay.Stats, bool) {
+	p.mu.Lock()
+	dev, r := p.device, p.relay
+	p.mu.Unlock()
+	if dev == nil {
+		return nil, relay.Stats{}, false
+	}
+	peers, err := dev.Peers()
+	if err != nil {
+		p.log.Warn("cannot read peers", "error", err.Error())
+		return nil, relay.Stats{}, false
+	}
+	return peers, r.Stats(), true
+}
+
+// drain stops accepting and waits for open connections until ctx ends.
+func (p *plane) drain(ctx context.Context) {
+	p.mu.Lock()
+	r := p.relay
+	p.mu.Unlock()
+	if r == nil {
+		return
+	}
+	if err := r.Drain(ctx); err != nil {
+		p.log.Info("connections cut at the end of the drain", "why", err.Error())
+	}
+}
+
+// close resets what is still open and ends the device.
+func (p *plane) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.device == nil {
+		return nil
+	}
+	return errors.Join(p.relay.Close(), p.device.Close())
+}

@@ -1,0 +1,141 @@
+// Package coordinator is the members' side of the control plane: it takes registrations and serves each member the stream of its
+// configuration, over HTTPS, on every replica.
+//
+// It keeps no state of its own. What a member registers is written to its TunnelMember's status; what a member is told is planned
+// by package tenant from the objects in the cache. A tunnel that somebody watches has a topic here: object events mark it dirty,
+// it is planned again after a short delay, and every stream sends its member the difference.
+package coordinator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+	"github.com/tenantwire/tenantwire/tenant"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// Identity is the pod that a token was issued to.
+type Identity struct {
+	Pod types.NamespacedName
+	UID types.UID
+}
+
+// Member is what the store knows of the pod behind an Identity.
+type Member struct {
+	Object *v1alpha1.TunnelMember
+	PodIPs []netip.Addr // empty while the kubelet has not reported them
+}
+
+// Store is what the coordinator needs of the cluster.
+type Store interface {
+	// Authenticate proves a token. An error that is ErrUnauthenticated is the token's fault, any other is not.
+	Authenticate(ctx context.Context, token string) (Identity, error)
+	// Member returns the member of a pod; false when there is none (yet), or it belongs to another pod of the same name.
+	Member(ctx context.Context, id Identity) (Member, bool, error)
+	// State gathers what a tunnel is planned from; false when the tunnel does not exist or is being deleted.
+	State(ctx context.Context, tunnel types.NamespacedName) (tenant.State, bool, error)
+	// WriteStatus records what a member said.
+	WriteStatus(ctx context.Context, m *v1alpha1.TunnelMember, s Status) error
+}
+
+// ErrUnauthenticated says that a token proves nothing here.
+var ErrUnauthenticated = errors.New("token refused")
+
+// Options configure a Server; every duration has a default.
+type Options struct {
+	Store   Store
+	Log     logr.Logger
+	Metrics *Metrics
+	// Addr is the TCP address to listen on.
+	Addr string
+	// TLS gives the serving certificate; the minimum version is raised to 1.3.
+	TLS *tls.Config
+	// Heartbeat is the interval of heartbeats on a quiet stream; default wire.HeartbeatInterval.
+	Heartbeat time.Duration
+	// Debounce is how long a change waits for company before a tunnel is planned again; default 25 ms.
+	Debounce time.Duration
+	// JoinWait bounds how long a registration waits for the controllers to make its TunnelMember; default 10 s.
+	JoinWait time.Duration
+	// StreamAge bounds a stream, so that members spread over replicas again after one was away; default 30 min, ±20 %.
+	StreamAge time.Duration
+}
+
+func (o *Options) setDefaults() {
+	for _, d := range []struct {
+		v *time.Duration
+		d time.Duration
+	}{{&o.Heartbeat, wire.HeartbeatInterval}, {&o.Debounce, 25 * time.Millisecond}, {&o.JoinWait, 10 * time.Second}, {&o.StreamAge, 30 * time.Minute}} {
+		if *d.v == 0 {
+			*d.v = d.d
+		}
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics()
+	}
+}
+
+// Server is the coordinator; it is a runnable of the manager on every replica.
+type Server struct {
+	Options
+	hub     *hub
+	reviews chan struct{} // bounds token reviews under way, so that strangers cannot flood the API server
+}
+
+// New makes a Server that Start runs.
+func New(o Options) *Server {
+	o.setDefaults()
+	return &Server{Options: o, hub: newHub(o), reviews: make(chan struct{}, 64)}
+}
+
+// NeedLeaderElection says that every replica serves.
+func (s *Server) NeedLeaderElection() bool { return false }
+
+// Changed marks every watched tunnel of a namespace for planning; call it on any event of an object that plans are made from.
+func (s *Server) Changed(namespace string) { s.hub.changed(namespace) }
+
+// Handler returns the HTTP API, for Start and for tests.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("POST "+wire.RegisterPath, s.authenticated(s.register))
+	mux.Handle("POST "+wire.ReportPath, s.authenticated(s.report))
+	mux.Handle("GET "+wire.WatchPath, s.authenticated(s.watch))
+	return mux
+}
+
+// Start serves until ctx ends; streams end with it, and members move to another replica.
+func (s *Server) Start(ctx context.Context) error {
+	t := s.TLS.Clone()
+	t.MinVersion = tls.VersionTLS13
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Addr)
+	if err != nil {
+		return fmt.Errorf("listen for members on %s: %w", s.Addr, err)
+	}
+	srv := &http.Server{
+		Handler: s.Handler(), TLSConfig: t,
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    nil,
+	}
+	go s.hub.run(ctx)
+	done := make(chan error, 1)
+	go func() { done <- srv.ServeTLS(l, "", "") }()
+	s.Log.Info("coordinator serves members", "address", l.Addr().String())
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve members: %w", err)
+	case <-ctx.Done():
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return srv.Shutdown(grace)
+	}
+}

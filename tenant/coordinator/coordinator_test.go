@@ -1,0 +1,349 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/go-logr/logr"
+
+	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+	"github.com/tenantwire/tenantwire/tenant"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// fakeStore is a cluster in a map; tokens are "POD/UID".
+type fakeStore struct {
+	mu      sync.Mutex
+	tunnel  *v1alpha1.TenantTunnel
+	members map[string]*v1alpha1.TunnelMember
+	podIPs  map[string][]netip.Addr
+	states  int
+	server  *Server
+}
+
+func (f *fakeStore) Authenticate(_ context.Context, token string) (Identity, error) {
+	pod, uid, ok := strings.Cut(token, "/")
+	if !ok {
+		return Identity{}, fmt.Errorf("%w: test", ErrUnauthenticated)
+	}
+	return Identity{Pod: types.NamespacedName{Namespace: "acme", Name: pod}, UID: types.UID(uid)}, nil
+}
+
+func (f *fakeStore) Member(_ context.Context, id Identity) (Member, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m, ok := f.members[id.Pod.Name]
+	if !ok || m.Spec.PodUID != string(id.UID) {
+		return Member{}, false, nil
+	}
+	return Member{Object: m.DeepCopy(), PodIPs: f.podIPs[id.Pod.Name]}, true, nil
+}
+
+func (f *fakeStore) State(context.Context, types.NamespacedName) (tenant.State, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.states++
+	st := tenant.State{Tunnel: f.tunnel}
+	for _, m := range f.members {
+		st.Members = append(st.Members, *m.DeepCopy())
+	}
+	return st, f.tunnel != nil, nil
+}
+
+func (f *fakeStore) WriteStatus(_ context.Context, m *v1alpha1.TunnelMember, s Status) error {
+	f.mu.Lock()
+	live, ok := f.members[m.Name]
+	if ok && s.Registration != nil {
+		live.Status.PublicKey, live.Status.Endpoint = s.Registration.PublicKey.String(), s.Registration.Endpoint.String()
+		live.Status.Datapath = v1alpha1.DatapathChoice(s.Registration.Datapath)
+	}
+	if ok && s.Ready != nil {
+		live.Status.Conditions = []metav1.Condition{*s.Ready}
+	}
+	f.mu.Unlock()
+	f.server.Changed("acme")
+	if !ok {
+		return errors.New("no such member")
+	}
+	return nil
+}
+
+// add makes the TunnelMember that the controllers would make.
+func (f *fakeStore) add(n int) string {
+	f.mu.Lock()
+	name := fmt.Sprintf("pod-%d", n)
+	f.members[name] = &v1alpha1.TunnelMember{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "acme", Name: name, UID: types.UID("m-" + name)},
+		Spec:       v1alpha1.TunnelMemberSpec{Tunnel: "net", PodUID: "uid", Addresses: []string{fmt.Sprintf("fd00::%x", n+1)}},
+	}
+	f.podIPs[name] = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	f.mu.Unlock()
+	f.server.Changed("acme")
+	return name + "/uid"
+}
+
+func (f *fakeStore) remove(n int) {
+	f.mu.Lock()
+	delete(f.members, fmt.Sprintf("pod-%d", n))
+	f.mu.Unlock()
+	f.server.Changed("acme")
+}
+
+// start serves the coordinator's API over plain HTTP.
+func start(t *testing.T, edit func(*Options)) (*fakeStore, *httptest.Server) {
+	t.Helper()
+	f := &fakeStore{tunnel: &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: "acme", Name: "net", UID: "t"},
+		Spec: v1alpha1.TenantTunnelSpec{Addressing: v1alpha1.Addressing{IPv6Prefix: "fd00::/64"}}},
+		members: map[string]*v1alpha1.TunnelMember{}, podIPs: map[string][]netip.Addr{}}
+	o := Options{Store: f, Log: logr.Discard(), Debounce: time.Millisecond, JoinWait: 100 * time.Millisecond}
+	if edit != nil {
+		edit(&o)
+	}
+	f.server = New(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	go f.server.hub.run(ctx)
+	srv := httptest.NewServer(f.server.Handler())
+	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close(); cancel() })
+	return f, srv
+}
+
+func call(t *testing.T, srv *httptest.Server, path, token string, body any) (int, string) {
+	t.Helper()
+	b, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+path, bytes.NewReader(b))
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	res, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var text bytes.Buffer
+	_, _ = text.ReadFrom(res.Body)
+	return res.StatusCode, text.String()
+}
+
+func registration() wire.Registration {
+	return wire.Registration{PublicKey: key.NewPrivate().Public(), Endpoint: netip.MustParseAddrPort("127.0.0.1:51820"), Datapath: "Netstack"}
+}
+
+func watch(t *testing.T, srv *httptest.Server, token, revision string) <-chan wire.Event {
+	t.Helper()
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+wire.WatchPath+"?revision="+revision, nil)
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode != http.StatusOK {
+		t.Fatalf("watch answered %s", res.Status)
+	}
+	ch := make(chan wire.Event, 100)
+	go func() {
+		defer close(ch)
+		defer res.Body.Close()
+		for r := wire.NewReader(res.Body); ; {
+			e, err := r.Next()
+			if err != nil {
+				return
+			}
+			ch <- e
+		}
+	}()
+	return ch
+}
+
+func next(t *testing.T, ch <-chan wire.Event) wire.Event {
+	t.Helper()
+	select {
+	case e, ok := <-ch:
+		if !ok {
+			t.Fatal("the stream ended")
+		}
+		return e
+	case <-time.After(10 * time.Second):
+		t.Fatal("no event")
+	}
+	return wire.Event{}
+}
+
+func TestStreamLeadsFromSnapshotThroughDeltas(t *testing.T) {
+	f, srv := start(t, nil)
+	self := f.add(0)
+	if code, text := call(t, srv, wire.RegisterPath, self, registration()); code != 200 {
+		t.Fatal(code, text)
+	}
+	ch := watch(t, srv, self, "")
+	config, revision, err := wire.Advance(wire.Config{}, "", next(t, ch))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(config.Peers) != 0 || config.Interface.Addresses[0].String() != "fd00::1/128" {
+		t.Fatalf("first configuration: %+v", config)
+	}
+	for n := 1; n <= 5; n++ {
+		if code, text := call(t, srv, wire.RegisterPath, f.add(n), registration()); code != 200 {
+			t.Fatal(code, text)
+		}
+	}
+	f.remove(3)
+	for len(config.Peers) != 4 {
+		if config, revision, err = wire.Advance(config, revision, next(t, ch)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if revision != config.Revision() {
+		t.Errorf("revision %s, but the configuration digests to %s", revision, config.Revision())
+	}
+	resumed := next(t, watch(t, srv, self, revision))
+	if resumed.Type != wire.Heartbeat || resumed.To != revision {
+		t.Errorf("resuming at the current revision gave %+v", resumed)
+	}
+	if e := next(t, watch(t, srv, self, "another")); e.Type != wire.Snapshot {
+		t.Errorf("resuming at an unknown revision gave %s", e.Type)
+	}
+}
+
+func TestStreamSaysWhenItIsOver(t *testing.T) {
+	for name, end := range map[string]func(*fakeStore){
+		"member gone": func(f *fakeStore) { f.remove(0) },
+		"tunnel gone": func(f *fakeStore) { f.mu.Lock(); f.tunnel = nil; f.mu.Unlock(); f.server.Changed("acme") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, srv := start(t, nil)
+			self := f.add(0)
+			call(t, srv, wire.RegisterPath, self, registration())
+			ch := watch(t, srv, self, "")
+			next(t, ch)
+			end(f)
+			if e := next(t, ch); e.Type != wire.Gone || e.Reason == "" {
+				t.Errorf("got %+v", e)
+			}
+		})
+	}
+}
+
+func TestStreamBeats(t *testing.T) {
+	f, srv := start(t, func(o *Options) { o.Heartbeat = 5 * time.Millisecond })
+	self := f.add(0)
+	call(t, srv, wire.RegisterPath, self, registration())
+	ch := watch(t, srv, self, "")
+	first := next(t, ch)
+	for range 3 {
+		if e := next(t, ch); e.Type != wire.Heartbeat || e.To != first.To {
+			t.Fatalf("got %+v", e)
+		}
+	}
+}
+
+func TestRegistrationRefused(t *testing.T) {
+	f, srv := start(t, nil)
+	self, other := f.add(0), f.add(1)
+	taken := registration()
+	call(t, srv, wire.RegisterPath, other, taken)
+	with := func(edit func(*wire.Registration)) wire.Registration {
+		r := registration()
+		edit(&r)
+		return r
+	}
+	for _, c := range []struct {
+		name, token string
+		body        any
+		code        int
+		names       string
+	}{
+		{"no token", "", registration(), 401, "token"},
+		{"token that proves nothing", "x", registration(), 401, "token"},
+		{"not a member", "pod-7/uid", registration(), 503, "pod-7"},
+		{"another pod of the same name", "pod-0/older", registration(), 503, "pod-0"},
+		{"no key", self, with(func(r *wire.Registration) { r.PublicKey = key.Public{} }), 400, "publicKey"},
+		{"garbled key", self, map[string]any{"publicKey": "AAAA"}, 400, "public key"},
+		{"another's key", self, with(func(r *wire.Registration) { r.PublicKey = taken.PublicKey }), 409, "publicKey"},
+		{"another's address", self, with(func(r *wire.Registration) { r.Endpoint = netip.MustParseAddrPort("10.0.0.9:51820") }), 409, "endpoint"},
+		{"no port", self, with(func(r *wire.Registration) { r.Endpoint = netip.MustParseAddrPort("127.0.0.1:0") }), 400, "endpoint"},
+		{"unknown datapath", self, with(func(r *wire.Registration) { r.Datapath = "Magic" }), 400, "datapath"},
+		{"long reason", self, with(func(r *wire.Registration) { r.DatapathReason = strings.Repeat("x", 513) }), 400, "datapathReason"},
+		{"huge body", self, map[string]any{"datapathReason": strings.Repeat("x", wire.MaxBody)}, 400, "too large"},
+		{"not JSON", self, "a string", 400, "body"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, text := call(t, srv, wire.RegisterPath, c.token, c.body)
+			if code != c.code || !strings.Contains(text, c.names) {
+				t.Errorf("got %d %q, want %d naming %q", code, text, c.code, c.names)
+			}
+		})
+	}
+	if f.members["pod-0"].Status.PublicKey != "" {
+		t.Error("a refused registration was written")
+	}
+}
+
+func TestRegistrationWaitsForTheMember(t *testing.T) {
+	f, srv := start(t, func(o *Options) { o.JoinWait = 10 * time.Second })
+	time.AfterFunc(50*time.Millisecond, func() { f.add(0) })
+	if code, text := call(t, srv, wire.RegisterPath, "pod-0/uid", registration()); code != 200 {
+		t.Error(code, text)
+	}
+}
+
+func TestReport(t *testing.T) {
+	f, srv := start(t, nil)
+	self := f.add(0)
+	for _, ready := range []bool{false, true} {
+		if code, text := call(t, srv, wire.ReportPath, self, wire.Report{Ready: ready, Reason: "why"}); code != 204 {
+			t.Fatal(code, text)
+		}
+		c := f.members["pod-0"].Status.Conditions[0]
+		if got := c.Status == metav1.ConditionTrue; got != ready || c.Type != v1alpha1.ConditionReady {
+			t.Errorf("reported %t, condition %+v", ready, c)
+		}
+	}
+}
+
+// A thousand joins must not become a thousand plans, let alone a million pushes.
+func TestJoinsArePlannedTogether(t *testing.T) {
+	f, srv := start(t, func(o *Options) { o.Debounce = 25 * time.Millisecond })
+	self := f.add(0)
+	call(t, srv, wire.RegisterPath, self, registration())
+	ch := watch(t, srv, self, "")
+	config, revision, _ := wire.Advance(wire.Config{}, "", next(t, ch))
+	before := f.states
+	const joins = 200
+	for n := 1; n <= joins; n++ {
+		f.add(n)
+		m := f.members[fmt.Sprintf("pod-%d", n)]
+		reg := registration()
+		_ = f.WriteStatus(t.Context(), m, Status{Registration: &reg})
+	}
+	events := 0
+	for len(config.Peers) < joins {
+		var err error
+		if config, revision, err = wire.Advance(config, revision, next(t, ch)); err != nil {
+			t.Fatal(err)
+		}
+		events++
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if plans := f.states - before; plans > joins/10 || events > joins/10 {
+		t.Errorf("%d joins made %d plans and %d events", joins, plans, events)
+	}
+}
