@@ -1,0 +1,2 @@
+// Package e2e tests TenantWire on a real cluster; KUBECONFIG names it.
+package e2e
