@@ -1,0 +1,91 @@
+package injector
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/tenantwire/tenantwire/tenant"
+)
+
+// What injected pods have in common; the sidecar, the controllers and the manifests rely on it.
+const (
+	ContainerName  = tenant.SidecarName
+	VolumePrefix   = "tenantwire-"
+	IdentityVolume = VolumePrefix + "identity" // token and CA, from the platform
+	StateVolume    = VolumePrefix + "state"    // key and last configuration, in memory
+	IdentityPath   = "/var/run/tenantwire"
+	StatePath      = "/var/lib/tenantwire"
+	CAConfigMap    = "tenantwire-ca" // in every opted-in namespace; the operator writes it
+	CAKey          = "ca.crt"
+	TokenKey       = "token"
+	ListenPort     = 51820 // UDP: the outer WireGuard port
+	HealthPort     = 15021 // TCP: /readyz, /healthz and metrics
+)
+
+// tokenSeconds is how long a member's token lives; the kubelet renews it at 80 %.
+const tokenSeconds = 3600
+
+// stateSize bounds the memory-backed volume: a key and one configuration (at most wire.MaxEvent, 8 MiB, twice while it is
+// replaced). It counts against the sidecar's memory limit only as far as it is used.
+const stateSize = "16Mi"
+
+// UnsetUser as Config.User leaves the sidecar's user to the platform, for clusters that assign each namespace a range of users.
+const UnsetUser = -1
+
+// Config is what the operator decides for every injected pod.
+type Config struct {
+	// Image is the sidecar's image.
+	Image string
+	// ImagePullPolicy of the sidecar.
+	ImagePullPolicy corev1.PullPolicy
+	// CoordinatorURL is where members register, for example https://tenantwire-coordinator.tenantwire-system.svc:8443.
+	CoordinatorURL string
+	// ClusterDomain is the DNS domain of Services.
+	ClusterDomain string
+	// User is the sidecar's user and group. It should differ from every application's; UnsetUser leaves it out.
+	User int64
+	// Resources of the sidecar.
+	Resources corev1.ResourceRequirements
+}
+
+// DefaultConfig is a Config without image and coordinator.
+func DefaultConfig() Config {
+	return Config{
+		ImagePullPolicy: corev1.PullIfNotPresent,
+		ClusterDomain:   "cluster.local",
+		User:            65532,
+		// No CPU limit: it would throttle the data path in bursts. The request is what an idle sidecar needs.
+		Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{
+				corev1.ResourceCPU:    resource.MustParse("10m"),
+				corev1.ResourceMemory: resource.MustParse("24Mi"),
+			},
+			Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")},
+		},
+	}
+}
+
+// Validate says what is missing or wrong.
+func (c Config) Validate() error {
+	if c.Image == "" {
+		return errors.New("validate sidecar image: it is empty")
+	}
+	if c.ClusterDomain == "" {
+		return errors.New("validate cluster domain: it is empty")
+	}
+	if c.User == 0 || c.User < UnsetUser {
+		return fmt.Errorf("validate sidecar user: %d is neither above 0 nor %d (left to the platform)", c.User, UnsetUser)
+	}
+	u, err := url.Parse(c.CoordinatorURL)
+	if err != nil {
+		return fmt.Errorf("validate coordinator URL: %w", err)
+	}
+	if u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("validate coordinator URL: %q is not https://HOST", c.CoordinatorURL)
+	}
+	return nil
+}
