@@ -52,12 +52,7 @@ func parsePort(s string) (v1alpha1.Port, error) {
 }
 
 // bounded keeps a hostile value from filling a message.
-func bounded(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "..."
-	}
-	return s
-}
+func bounded(s string) string { return bound(s, 64) }
 
 // PodPorts are the ports that a pod's tunnel addresses accept: those its containers and native sidecars declare (TCP and UDP) and
 // those it lists by annotation; sorted, free of duplicates, at most MaxPorts. On an error the result is what could be read, so

@@ -1,0 +1,105 @@
+package tenant
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// Status is what a tunnel's status should say; when it began to say so is for the controller to add.
+type Status struct {
+	Accepted   Decision
+	Ready      Decision
+	Addressing v1alpha1.AddressingStatus
+	Members    v1alpha1.MemberCounts
+	Datapaths  []v1alpha1.DatapathCount
+}
+
+// tunnelStatus counts the members that exist and the ones about to be made, so that the count does not lag a reconcile behind.
+func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems []Problem) Status {
+	_, accepted := decidePeers(in.Tunnel, in.Peers, kept)
+	s := Status{Accepted: decideTunnel(in.Tunnel, accepted)}
+	if p := IPv6Prefix(in.Tunnel); p.IsValid() {
+		s.Addressing.IPv6Prefix = p.String()
+	}
+	if p := IPv4Pool(in.Tunnel); p.IsValid() {
+		s.Addressing.IPv4Pool = p.String()
+	}
+	datapaths := map[v1alpha1.DatapathChoice]int32{}
+	var waiting []string
+	for i := range kept {
+		m := &kept[i]
+		if m.Status.Datapath != "" {
+			datapaths[m.Status.Datapath]++
+		}
+		if meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionReady) {
+			s.Members.Ready++
+		} else {
+			waiting = append(waiting, m.Name)
+		}
+	}
+	s.Members.Total = int32(len(kept))
+	for d, n := range datapaths {
+		s.Datapaths = append(s.Datapaths, v1alpha1.DatapathCount{Datapath: d, Members: n})
+	}
+	slices.SortFunc(s.Datapaths, func(a, b v1alpha1.DatapathCount) int { return cmp.Compare(a.Datapath, b.Datapath) })
+	slices.Sort(waiting)
+	s.Ready = readiness(s.Members, waiting, applied, problems)
+	return s
+}
+
+func readiness(counts v1alpha1.MemberCounts, waiting []string, applied int, problems []Problem) Decision {
+	var exhausted []string
+	var why string
+	for _, p := range problems {
+		if p.Reason == ReasonPoolExhausted {
+			exhausted, why = append(exhausted, p.Pod), p.Message
+		}
+	}
+	switch {
+	case len(exhausted) > 0:
+		return Decision{ReasonPoolExhausted, fmt.Sprintf("%s; without an address: %s", why, list(exhausted))}
+	case len(waiting) > 0:
+		return Decision{ReasonMembersNotReady, fmt.Sprintf("%d of %d members are ready; not ready: %s", counts.Ready, counts.Total, list(waiting))}
+	case counts.Total > 0:
+		return Decision{ReasonAllReady, fmt.Sprintf("all %d members are ready", counts.Total)}
+	case applied > 0:
+		return Decision{ReasonMembersNotReady, "the first members are joining"}
+	default:
+		return Decision{ReasonNoMembers, "no pod has joined yet"}
+	}
+}
+
+// IsReady says whether the tunnel works for everybody in it.
+func (s Status) IsReady() bool {
+	return s.Ready.Reason == ReasonAllReady || s.Ready.Reason == ReasonNoMembers
+}
+
+// Condition is a Decision as a condition. The time of the last transition is that of the current one while the status stays the
+// same, and now otherwise.
+func Condition(current []metav1.Condition, kind string, ok bool, d Decision, generation int64, now metav1.Time) metav1.Condition {
+	c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: string(d.Reason), Message: bound(d.Message, 1024),
+		ObservedGeneration: generation, LastTransitionTime: metav1.NewTime(now.Truncate(1e9))}
+	if ok {
+		c.Status = metav1.ConditionTrue
+	}
+	if old := meta.FindStatusCondition(current, kind); old != nil && old.Status == c.Status {
+		c.LastTransitionTime = old.LastTransitionTime
+	}
+	return c
+}
+
+// bound cuts a message that quotes what tenants wrote, on a character's boundary.
+func bound(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n -= len("..."); n > 0 && s[n]&0xc0 == 0x80; n-- { // not inside a character
+	}
+	return s[:n] + "..."
+}
