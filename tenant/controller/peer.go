@@ -1,0 +1,71 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/tenantwire/tenantwire/tenant"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// peerReconciler writes what is decided about all the peers of one tunnel: whether one is accepted depends on the others.
+type peerReconciler struct {
+	client   client.Client
+	recorder events.EventRecorder
+	now      func() time.Time
+}
+
+func (r *peerReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	var all v1alpha1.TunnelPeerList
+	if err := r.client.List(ctx, &all, client.InNamespace(req.Namespace)); err != nil {
+		return reconcile.Result{}, fmt.Errorf("list the peers of namespace %s: %w", req.Namespace, err)
+	}
+	peers := all.Items[:0]
+	for _, p := range all.Items {
+		if p.Spec.Tunnel == req.Name {
+			peers = append(peers, p)
+		}
+	}
+	if len(peers) == 0 {
+		return reconcile.Result{}, nil
+	}
+	tunnel, err := getTunnel(ctx, r.client, req.NamespacedName)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	var members v1alpha1.TunnelMemberList
+	if err := r.client.List(ctx, &members, client.InNamespace(req.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return reconcile.Result{}, fmt.Errorf("list the members of namespace %s: %w", req.Namespace, err)
+	}
+	decisions := tenant.DecidePeers(tunnel, peers, members.Items)
+	var errs []error
+	for i := range peers {
+		if d, ok := decisions[peers[i].Name]; ok { // none for one that is being deleted
+			errs = append(errs, r.write(ctx, &peers[i], d))
+		}
+	}
+	return reconcile.Result{}, errors.Join(errs...)
+}
+
+func (r *peerReconciler) write(ctx context.Context, p *v1alpha1.TunnelPeer, d tenant.Decision) error {
+	c := tenant.Condition(p.Status.Conditions, v1alpha1.ConditionAccepted, d.Accepted(), d, p.Generation, metav1.NewTime(r.now()))
+	if p.Status.ObservedGeneration == p.Generation && equality.Semantic.DeepEqual(p.Status.Conditions, []metav1.Condition{c}) {
+		return nil
+	}
+	status := object{"observedGeneration": p.Generation, "conditions": conditionObjects(c)}
+	if err := applyStatus(ctx, r.client, "TunnelPeer", &p.ObjectMeta, status); err != nil {
+		return gone(err)
+	}
+	if reasonOf(p.Status.Conditions, v1alpha1.ConditionAccepted) != d.Reason {
+		r.recorder.Eventf(p, nil, eventType(d), string(d.Reason), "Decide", "%s", c.Message)
+	}
+	return nil
+}

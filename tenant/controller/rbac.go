@@ -1,0 +1,23 @@
+package controller
+
+// What the operator may do in the whole cluster. It reads no Secret, runs nothing in pods and grants no rights; a test holds the
+// generated role against that. Applying needs patch, and create where the object may not exist yet.
+//
+// +kubebuilder:rbac:groups=tenantwire.dev,resources=tenanttunnels;tunnelpeers,verbs=get;list;watch
+// +kubebuilder:rbac:groups=tenantwire.dev,resources=tenanttunnels/status;tunnelpeers/status;tunnelmembers/status,verbs=patch
+// +kubebuilder:rbac:groups=tenantwire.dev,resources=tunnelmembers,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=pods;namespaces;services,verbs=get;list;watch
+// +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=configmaps,verbs=create
+// +kubebuilder:rbac:groups="",resources=configmaps,resourceNames=tenantwire-ca,verbs=get;list;watch;patch;delete
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
+// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=mutatingwebhookconfigurations,verbs=get;list;watch
+// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=mutatingwebhookconfigurations,resourceNames=tenantwire,verbs=update;patch
+//
+// And in its own namespace: its serving certificate, by name, and the leader's lease.
+//
+// +kubebuilder:rbac:groups="",resources=secrets,namespace=tenantwire-system,resourceNames=tenantwire-serving-cert,verbs=get;list;watch;update;patch
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=tenantwire-system,verbs=create
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=tenantwire-system,resourceNames=tenantwire-operator,verbs=get;update;patch
