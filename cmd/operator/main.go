@@ -1,0 +1,74 @@
+// Command operator is TenantWire's control plane: admission webhook, coordinator and controllers.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
+
+	"github.com/tenantwire/tenantwire/operator"
+)
+
+// version is set when a release is built.
+var version = "dev"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "operator:", err)
+		return 1
+	}
+	return 0
+}
+
+func command() *cobra.Command {
+	o := operator.DefaultOptions()
+	var level string
+	c := &cobra.Command{
+		Use:   "operator",
+		Short: "TenantWire's control plane",
+		Long: `Injects WireGuard sidecars into the pods of opted-in namespaces and tells them their configuration.
+
+Runs in the cluster with as many replicas as you like: each serves the webhook and the coordinator, one leads
+the controllers. manifests/install.yaml installs it.`,
+		Version: version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var l slog.Level
+			if err := l.UnmarshalText([]byte(level)); err != nil {
+				return fmt.Errorf("--log-level: %q is not debug, info, warn or error", level)
+			}
+			o.Log = logr.FromSlogHandler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+			cfg, err := ctrlconfig.GetConfig()
+			if err != nil {
+				return fmt.Errorf("find the cluster: %w", err)
+			}
+			return operator.Run(c.Context(), cfg, o)
+		},
+	}
+	p := c.Flags()
+	p.StringVar(&o.Namespace, "namespace", os.Getenv("POD_NAMESPACE"), "the operator's own namespace")
+	p.StringVar(&o.SidecarImage, "sidecar-image", "", "image of the injected sidecar")
+	p.StringVar(&o.ClusterDomain, "cluster-domain", o.ClusterDomain, "DNS domain of the cluster's Services")
+	p.IntVar(&o.WebhookPort, "webhook-port", o.WebhookPort, "port of the admission webhook")
+	p.IntVar(&o.CoordinatorPort, "coordinator-port", o.CoordinatorPort, "port of the coordinator")
+	p.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address of /metrics; 0 is off")
+	p.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "address of /healthz and /readyz")
+	p.StringVar(&o.CertSource, "cert-source", o.CertSource, "rotated: made and renewed by the operator; external: files in --cert-dir")
+	p.StringVar(&o.CertDir, "cert-dir", o.CertDir, "folder of tls.crt, tls.key and ca.crt")
+	p.BoolVar(&o.LeaderElect, "leader-elect", o.LeaderElect, "elect a leader among replicas for the controllers")
+	p.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	if err := c.MarkFlagRequired("sidecar-image"); err != nil {
+		panic(err) // unreachable: the flag is defined above
+	}
+	return c
+}

@@ -1,0 +1,144 @@
+// Package operator puts the control plane together: on every replica the admission webhook and the coordinator, on the leader the
+// controllers, all reading from one cache.
+package operator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/tenantwire/tenantwire/injector"
+	"github.com/tenantwire/tenantwire/tenant/controller"
+	"github.com/tenantwire/tenantwire/tenant/coordinator"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+	"github.com/tenantwire/tenantwire/webhook"
+)
+
+// Options of the operator; DefaultOptions are the manifests'.
+type Options struct {
+	Namespace       string // the operator's own
+	SidecarImage    string
+	ClusterDomain   string
+	WebhookPort     int
+	CoordinatorPort int
+	MetricsAddress  string
+	HealthAddress   string
+	CertSource      string // webhook.CertRotated or webhook.CertExternal
+	CertDir         string
+	LeaderElect     bool
+	Log             logr.Logger
+}
+
+// DefaultOptions leaves Namespace, SidecarImage and Log to the caller.
+func DefaultOptions() Options {
+	return Options{
+		ClusterDomain: "cluster.local", WebhookPort: 9443, CoordinatorPort: 9444, MetricsAddress: ":8080", HealthAddress: ":8081",
+		CertSource: string(webhook.CertRotated), CertDir: "/run/tenantwire/certs", LeaderElect: true,
+	}
+}
+
+// Run runs the operator until ctx ends.
+func Run(ctx context.Context, cfg *rest.Config, o Options) error {
+	if o.Namespace == "" {
+		return errors.New("--namespace: empty; set it or POD_NAMESPACE to the operator's own namespace")
+	}
+	ctrl.SetLogger(o.Log)
+	certs, err := webhook.NewCertificates(webhook.CertOptions{Source: webhook.CertSource(o.CertSource), Namespace: o.Namespace, CertDir: o.CertDir})
+	if err != nil {
+		return err
+	}
+	mgr, err := newManager(cfg, o, certs)
+	if err != nil {
+		return err
+	}
+	if err := certs.AddToManager(mgr); err != nil {
+		return err
+	}
+	if err := webhook.Setup(mgr, webhook.Options{Injector: o.injector()}); err != nil {
+		return err
+	}
+	if err := controller.Setup(mgr, controller.Options{CABundle: certs.CABundle, CAChanged: certs.Changed()}); err != nil {
+		return err
+	}
+	if err := addCoordinator(mgr, o, certs); err != nil {
+		return err
+	}
+	for name, check := range map[string]healthz.Checker{"certificate": certs.Check, "webhook": mgr.GetWebhookServer().StartedChecker()} {
+		if err := mgr.AddReadyzCheck(name, check); err != nil {
+			return fmt.Errorf("add readiness check %s: %w", name, err)
+		}
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("add health check: %w", err)
+	}
+	return mgr.Start(ctx)
+}
+
+func newManager(cfg *rest.Config, o Options, certs *webhook.Certificates) (manager.Manager, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("register API types: %w", err)
+		}
+	}
+	// The webhook and the coordinator answer people who wait; the default of 20 requests a second is for controllers.
+	cfg = rest.CopyConfig(cfg)
+	cfg.QPS, cfg.Burst = 200, 400
+	shutdown := 10 * time.Second
+	mgr, err := ctrl.NewManager(cfg, manager.Options{
+		Scheme:                        scheme,
+		Cache:                         controller.CacheOptions(o.Namespace),
+		Logger:                        o.Log,
+		WebhookServer:                 webhook.NewServer(certs, "", o.WebhookPort),
+		Metrics:                       metricsserver.Options{BindAddress: o.MetricsAddress},
+		HealthProbeBindAddress:        o.HealthAddress,
+		LeaderElection:                o.LeaderElect,
+		LeaderElectionID:              controller.LeaderElectionID,
+		LeaderElectionNamespace:       o.Namespace,
+		LeaderElectionReleaseOnCancel: true,
+		GracefulShutdownTimeout:       &shutdown,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create manager: %w", err)
+	}
+	return mgr, nil
+}
+
+func (o Options) injector() injector.Config {
+	c := injector.DefaultConfig()
+	c.Image, c.ClusterDomain = o.SidecarImage, o.ClusterDomain
+	c.CoordinatorURL = fmt.Sprintf("https://%s.%s.svc", webhook.CoordinatorService, o.Namespace)
+	return c
+}
+
+// addCoordinator runs the coordinator on every replica.
+func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates) error {
+	t := &tls.Config{NextProtos: []string{"h2", "http/1.1"}} //nolint:gosec // certs.TLS raises the minimum version to 1.3
+	certs.TLS(t)
+	m := coordinator.NewMetrics()
+	if err := m.Register(metrics.Registry); err != nil {
+		return fmt.Errorf("register the coordinator's metrics: %w", err)
+	}
+	s := coordinator.New(coordinator.Options{
+		Store: &coordinator.ClusterStore{Client: mgr.GetClient()}, Log: o.Log.WithName("coordinator"), Metrics: m, TLS: t,
+		Addr: net.JoinHostPort("", strconv.Itoa(o.CoordinatorPort)),
+	})
+	if err := coordinator.WatchChanges(context.Background(), mgr.GetCache(), s.Changed); err != nil {
+		return fmt.Errorf("set up the coordinator: %w", err)
+	}
+	return mgr.Add(s)
+}
