@@ -17,8 +17,8 @@ type (
 	// Resetter says, without blocking, whether the peer has reset the connection. It is polled where nobody reads: while the
 	// other side is stalled, and after the peer's FIN.
 	Resetter interface{ Reset() bool }
-	// BulkSizer says how many bytes one Write should carry so that they fill whole segments.
-	BulkSizer interface{ BulkSize() int }
+	// BulkSizer says how many bytes one Write should carry so that they fill whole segments; at most 64 KiB are used.
+	BulkSizer interface{ ChunkSize() int }
 )
 
 // reader reads a connection with a buffer that it holds only while there are bytes in it, where the connection allows that.

@@ -190,7 +190,7 @@ func (r *Relay) Close() error {
 // bulkFor is the size of one bulk write to a stream of the tunnel.
 func (r *Relay) bulkFor(s net.Conn) int {
 	if b, ok := s.(BulkSizer); ok {
-		if n := b.BulkSize(); n > 0 {
+		if n := b.ChunkSize(); n > 0 {
 			return min(n, largeBuffer)
 		}
 	}
