@@ -124,11 +124,13 @@ func (st *stream) gone(reason string) error {
 	return st.send(wire.Event{Type: wire.Gone, Reason: reason})
 }
 
-// send writes one event. A member that does not read for ten seconds is cut off; it resumes when it can.
+// send writes one event. A member that does not read for ten seconds is cut off; it resumes when it can. The deadline is lifted
+// afterwards: HTTP/2 resets a stream when it passes, written to or not.
 func (st *stream) send(e wire.Event) error {
 	if err := st.ctl.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return fmt.Errorf("set write deadline: %w", err)
 	}
+	defer func() { _ = st.ctl.SetWriteDeadline(time.Time{}) }()
 	if err := st.enc.Encode(e); err != nil {
 		return fmt.Errorf("send %s: %w", e.Type, err)
 	}
