@@ -46,6 +46,16 @@ const (
 	ClusterNotObservable Reason = "ClusterNotObservable" // what the decision needs could not be read; used by the webhook
 )
 
+// Reasons are all reasons there are, so that each can be counted from the start.
+func Reasons() []Reason {
+	return []Reason{
+		Injected, NamespaceNotOptedIn, OptedOut, NotSelected, InvalidPod, UnknownKey, MalformedAnnotation, LabelConflict, OptOutForbidden,
+		NoTunnel, UnknownTunnel, AmbiguousTunnel, TunnelSelectsNotPod, TunnelDeleting, TunnelNotAccepted, DatapathUnavailable, HostNetwork,
+		StaticPod, WindowsPod, ReservedName, ReservedPort, ReservedMount, HostAliasConflict, PortConflict, SysctlConflict, InternalError,
+		ClusterNotObservable,
+	}
+}
+
 // OutcomeOf is the outcome that a reason stands for.
 func OutcomeOf(r Reason) Outcome {
 	switch r {
