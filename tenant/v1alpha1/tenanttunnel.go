@@ -30,6 +30,9 @@ type TenantTunnel struct {
 }
 
 // TenantTunnelSpec is what the tenant wants of a tunnel.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.expose) || !has(self.egress) || self.egress.all(e, !self.expose.exists(s, s.service == e.host))",message="egress must not have a host of the same name as a Service in expose"
+// +kubebuilder:validation:XValidation:rule="!has(self.egress) || has(self.addressing.ipv4Pool) || !self.egress.exists(e, isIP(e.address) && ip(e.address).family() == 4)",message="egress with an IPv4 address needs addressing.ipv4Pool: members have no IPv4 address to send from otherwise"
 type TenantTunnelSpec struct {
 	// members says which pods of the namespace join and whether they may opt out.
 	// +optional
@@ -92,6 +95,7 @@ const (
 // Members says which pods join a tunnel.
 type Members struct {
 	// selector picks the pods that join by their labels. Left out, every pod of the namespace joins.
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : e.operator in ['Exists', 'DoesNotExist'] && (!has(e.values) || size(e.values) == 0))",message="selector.matchExpressions must have the operator In or NotIn with values, or Exists or DoesNotExist without"
 	// +optional
 	Selector *metav1.LabelSelector `json:"selector,omitempty"`
 	// enforcement says whether a selected pod may opt out by annotation.
@@ -116,7 +120,7 @@ const (
 // Addressing is where members' addresses come from.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.ipv6Prefix) == has(oldSelf.ipv6Prefix) && (!has(self.ipv6Prefix) || self.ipv6Prefix == oldSelf.ipv6Prefix)",message="ipv6Prefix is immutable: members hold addresses of it; make a new tunnel instead"
-// +kubebuilder:validation:XValidation:rule="has(self.ipv4Pool) == has(oldSelf.ipv4Pool) && (!has(self.ipv4Pool) || self.ipv4Pool == oldSelf.ipv4Pool)",message="ipv4Pool is immutable: members hold addresses of it; make a new tunnel instead"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.ipv4Pool) || has(self.ipv4Pool) && self.ipv4Pool == oldSelf.ipv4Pool",message="ipv4Pool is immutable once set: members hold addresses of it; make a new tunnel instead"
 type Addressing struct {
 	// ipv6Prefix is a /64 of unique local addresses (fd00::/8). Left out, it is derived from the tunnel's UID.
 	// +kubebuilder:validation:MinLength=1
@@ -124,7 +128,7 @@ type Addressing struct {
 	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self).ip().family() == 6 && cidr(self).prefixLength() == 64 && cidr('fd00::/8').containsCIDR(self) && cidr(self) == cidr(self).masked()",message="ipv6Prefix must be a /64 inside fd00::/8 without host bits, for example fd12:3456:789a:1::/64"
 	// +optional
 	IPv6Prefix string `json:"ipv6Prefix,omitempty"`
-	// ipv4Pool gives every member an IPv4 address too: a range of private addresses between /8 and /28.
+	// ipv4Pool gives every member an IPv4 address too: a range of private addresses between /8 and /28. It can be added later.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=18
 	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self).ip().family() == 4 && cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 28 && cidr(self) == cidr(self).masked() && (cidr('10.0.0.0/8').containsCIDR(self) || cidr('172.16.0.0/12').containsCIDR(self) || cidr('192.168.0.0/16').containsCIDR(self) || cidr('100.64.0.0/10').containsCIDR(self))",message="ipv4Pool must be a range without host bits, /8 to /28, inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10, for example 10.77.0.0/24"

@@ -40,6 +40,7 @@ type TunnelPeerSpec struct {
 	// dials.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+|\\\\[[0-9A-Fa-f:.]+\\\\]):[1-9][0-9]{0,4}$') && isIP(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')) && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535 && ip(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')).isGlobalUnicast()",message="endpoint must be an IP address, not loopback, link-local or multicast, and a port, for example 203.0.113.7:51820 or [2001:db8::7]:51820"
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
 	// routes are the addresses behind the peer. No two peers of a tunnel may have overlapping routes.
@@ -48,6 +49,7 @@ type TunnelPeerSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=43
 	// +kubebuilder:validation:XValidation:rule="self.all(r, isCIDR(r) && cidr(r) == cidr(r).masked())",message="routes must be CIDRs without host bits, for example 192.168.10.0/24"
+	// +kubebuilder:validation:XValidation:rule="!self.exists(r, isCIDR(r) && (cidr(r).ip().isLoopback() || cidr(r).ip().isLinkLocalUnicast() || cidr(r).ip().isLinkLocalMulticast() || cidr('224.0.0.0/4').containsCIDR(r) || cidr('ff00::/8').containsCIDR(r)))",message="routes must not be loopback, link-local or multicast"
 	// +required
 	Routes []string `json:"routes"`
 	// keepaliveSeconds is the interval of WireGuard's persistent keepalive; 0 is off.
