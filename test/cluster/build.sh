@@ -12,11 +12,16 @@ mkdir -p "$KBIN" "$NBIN/cni" "$IMAGES" "$CACHE/stamps"
 exec 9>"$CACHE/build.lock"
 flock -n 9 || { echo "another build is running in $CACHE, waiting for it"; flock 9; }
 
-# progress NAME: passes on what is not the name of a compiled package, and says every 20 s that it goes on.
+# progress NAME: passes on what is not the name of a compiled package, and says every 20 s that it goes on, as when it links.
 progress() {
-  local line n=0 next=$((SECONDS + 20)) t=$SECONDS
-  while IFS= read -r line; do
-    if [[ $line =~ ^[A-Za-z0-9._~/-]+$ ]]; then n=$((n + 1)); elif [[ $line != "go: downloading"* ]]; then echo "$line"; fi
+  local line n=0 rc next=$((SECONDS + 20)) t=$SECONDS
+  while :; do
+    IFS= read -r -t 5 line && rc=0 || rc=$?
+    if ((rc == 0)); then
+      if [[ $line =~ ^[A-Za-z0-9._~/-]+$ ]]; then n=$((n + 1)); elif [[ $line != "go: downloading"* ]]; then echo "$line"; fi
+    elif ((rc <= 128)); then # not a timeout but the end
+      return 0
+    fi
     if ((SECONDS >= next)); then echo "  $1: $n packages compiled, $((SECONDS - t)) s"; next=$((SECONDS + 20)); fi
   done
 }
@@ -44,9 +49,9 @@ kubernetes() { # VERSION COMMAND...
 etcd() { gobuild -ldflags '-s -w' -o "$KBIN/etcd" go.etcd.io/etcd/server/v3; }
 containerd() {
   local v p=github.com/containerd/containerd/v2 c
-  v=$(go list -m -f '{{.Version}}' $p)
+  v=$(go list -m -f '{{.Version}}' $p) || return
   for c in containerd containerd-shim-runc-v2 ctr; do
-    gobuild -tags "no_btrfs no_devmapper no_zfs" -ldflags "-s -w -X $p/version.Version=$v -X $p/version.Revision=0" -o "$NBIN/$c" "$p/cmd/$c"
+    gobuild -tags "no_btrfs no_devmapper no_zfs" -ldflags "-s -w -X $p/version.Version=$v -X $p/version.Revision=0" -o "$NBIN/$c" "$p/cmd/$c" || return
   done
 }
 runc() { CGO_ENABLED=1 gobuild -tags seccomp -ldflags '-s -w' -o "$NBIN/runc" github.com/opencontainers/runc; }

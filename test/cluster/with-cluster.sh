@@ -29,7 +29,11 @@ finish() {
   trap '' INT TERM
   # Its process group, so that what it started ends too.
   if [[ -n $child ]]; then kill -TERM -- "-$child" 2>/dev/null || true; wait "$child" 2>/dev/null || true; fi
-  [[ -z $mine || ${KEEP_CLUSTER:-0} == 1 ]] || "$DIR/down.sh" >&2
+  if [[ ${KEEP_CLUSTER:-0} == 1 ]]; then
+    echo "kept: export KUBECONFIG=$STATE/kubeconfig; to end it: TW_NAME=$NAME $DIR/down.sh" >&2
+  elif [[ -n $mine ]]; then
+    "$DIR/down.sh" >&2
+  fi
 }
 
 "$DIR/build.sh" >&2
