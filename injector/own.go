@@ -203,7 +203,7 @@ func indexByName(list []any, name any) int {
 }
 
 // plain is a value of ours as the pod's JSON shows it.
-func plain[T corev1.Container | corev1.Volume | corev1.HostAlias | corev1.Sysctl | corev1.EnvVar](v T) any {
+func plain[T corev1.Container | corev1.Volume](v T) any {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		panic(fmt.Sprintf("marshal %T: %v", v, err)) // API types that we filled ourselves always marshal

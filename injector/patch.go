@@ -118,7 +118,7 @@ func (p *patcher) env() error {
 			}
 			var values []any
 			for _, e := range missingEnv(p.plan.Env, func(name string) bool { return indexByName(have, name) >= 0 }) {
-				values = append(values, plain(e))
+				values = append(values, e)
 			}
 			p.append(fmt.Sprintf("/spec/%s/%d/env", key, i), have, values)
 		}
@@ -132,18 +132,17 @@ func (p *patcher) sidecar() error {
 	if err != nil {
 		return err
 	}
-	want := plain(p.plan.Container)
 	i := indexByName(have, ContainerName)
-	if i < 0 {
-		if len(have) == 0 {
-			p.add("/spec/initContainers", []any{want})
-		} else {
-			p.add("/spec/initContainers/0", want)
-		}
+	switch {
+	case i < 0 && len(have) == 0:
+		p.add("/spec/initContainers", []any{p.plan.Container})
+		return nil
+	case i < 0:
+		p.add("/spec/initContainers/0", p.plan.Container)
 		return nil
 	}
 	path := fmt.Sprintf("/spec/initContainers/%d", i)
-	if err := p.restore(path, want, have[i]); err != nil {
+	if err := p.restore(path, plain(p.plan.Container), have[i]); err != nil {
 		return err
 	}
 	if i > 0 {
@@ -159,13 +158,12 @@ func (p *patcher) volumes() error {
 	}
 	var missing []any
 	for _, v := range p.plan.Volumes {
-		want := plain(v)
 		i := indexByName(have, v.Name)
 		if i < 0 {
-			missing = append(missing, want)
+			missing = append(missing, v)
 			continue
 		}
-		if err := p.restore(fmt.Sprintf("/spec/volumes/%d", i), want, have[i]); err != nil {
+		if err := p.restore(fmt.Sprintf("/spec/volumes/%d", i), plain(v), have[i]); err != nil {
 			return err
 		}
 	}
@@ -192,7 +190,7 @@ func (p *patcher) hostAliases() error {
 	var missing []any
 	for _, a := range p.plan.hostAliases() {
 		if !slices.ContainsFunc(have, func(e any) bool { return e.(map[string]any)["ip"] == a.IP }) {
-			missing = append(missing, plain(a))
+			missing = append(missing, a)
 		}
 	}
 	p.append("/spec/hostAliases", have, missing)
@@ -214,7 +212,7 @@ func (p *patcher) sysctls() error {
 	var missing []any
 	for _, s := range p.plan.Sysctls {
 		if indexByName(have, s.Name) < 0 {
-			missing = append(missing, plain(s))
+			missing = append(missing, s)
 		}
 	}
 	switch {
