@@ -20,7 +20,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tailscale/wireguard-go/conn"
 	wg "github.com/tailscale/wireguard-go/device"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
@@ -43,6 +42,7 @@ type Options struct {
 type Device struct {
 	*netstack.Stack
 	engine *wg.Device
+	bind   *bind
 	self   key.Public
 	log    *slog.Logger
 	port   uint16
@@ -72,9 +72,11 @@ func Open(o Options) (*Device, error) {
 		return nil, fmt.Errorf("open device: %w", err)
 	}
 	warnSmallBuffers(o.Logger)
+	b := newBind()
 	d := &Device{
 		Stack:  s,
-		engine: wg.NewDevice(s.Device(), conn.NewDefaultBind(), engineLog(o.Logger), engineOptions()...),
+		bind:   b,
+		engine: wg.NewDevice(s.Device(), b, engineLog(o.Logger), engineOptions()...),
 		self:   o.PrivateKey.Public(),
 		log:    o.Logger,
 		peers:  make(registry),
@@ -122,13 +124,42 @@ func (d *Device) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error 
 	if len(delta.changes) == 0 {
 		return nil
 	}
+	undoEndpoints := d.place(delta.changes)
 	if err := d.apply(config{Peers: delta.changes}); err != nil {
 		// The engine takes a text line by line. What it refuses half way is put back as it was.
 		undo := d.apply(config{Peers: d.peers.restore(delta.changes)})
+		undoEndpoints()
 		return fmt.Errorf("update peers: %w", errors.Join(err, undo))
 	}
 	d.peers.commit(delta)
+	for _, k := range delta.removed {
+		d.bind.remove(k)
+	}
 	return nil
+}
+
+// place tells the socket where peers are, before the engine sends to them, and returns what takes it back.
+func (d *Device) place(changes []peerChange) (undo func()) {
+	var back []func()
+	for _, c := range changes {
+		if c.Remove {
+			continue
+		}
+		w, fresh := d.bind.add(c.PublicKey)
+		if fresh {
+			back = append(back, func() { d.bind.remove(c.PublicKey) })
+		}
+		if c.Endpoint.IsValid() {
+			was := w.at.Load()
+			back = append(back, func() { w.at.Store(was) })
+			w.set(c.Endpoint)
+		}
+	}
+	return func() {
+		for _, f := range back {
+			f()
+		}
+	}
 }
 
 // Peers lists the peers with their counters, sorted by key.

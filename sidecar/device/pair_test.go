@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -59,10 +60,10 @@ func open(t testing.TB, i int) *node {
 }
 
 func testLogger(t testing.TB) *slog.Logger {
-	if !testing.Verbose() {
+	if os.Getenv("TENANTWIRE_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
-	return slog.New(slog.NewTextHandler(io.Discard, nil))
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // within fails the test if f takes longer: a deadlock must not hang the suite.

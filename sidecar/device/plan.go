@@ -130,7 +130,7 @@ func exclusive(have registry, named map[key.Public]bool, upserts []datapath.Peer
 // diff is what the engine must be told to make old the peer p. An endpoint that we do not change is not repeated: the peer
 // may have roamed since.
 func diff(old, p datapath.Peer, known bool) (c peerChange, changed bool) {
-	c = peerChange{PublicKey: p.PublicKey}
+	c = peerChange{PublicKey: p.PublicKey, Attach: !known}
 	if !old.PresharedKey.Equal(p.PresharedKey) {
 		c.PresharedKey, changed = &p.PresharedKey, true
 	}
@@ -182,11 +182,8 @@ func (r registry) restore(changes []peerChange) []peerChange {
 			continue
 		}
 		back := peerChange{
-			PublicKey: p.PublicKey, PresharedKey: &p.PresharedKey, Keepalive: seconds(p.Keepalive),
+			PublicKey: p.PublicKey, Attach: c.Remove, PresharedKey: &p.PresharedKey, Keepalive: seconds(p.Keepalive),
 			ReplaceAllowedIPs: true, AllowedIPs: p.AllowedIPs,
-		}
-		if c.Endpoint.IsValid() || c.Remove {
-			back.Endpoint = p.Endpoint
 		}
 		out = append(out, back)
 	}

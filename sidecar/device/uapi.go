@@ -28,7 +28,8 @@ type peerChange struct {
 	PublicKey         key.Public
 	Remove            bool
 	PresharedKey      *key.Preshared // zero key: none from now on
-	Endpoint          netip.AddrPort // zero: unchanged
+	Attach            bool           // make the engine use bind's whereabouts as the endpoint; once, when the peer is new
+	Endpoint          netip.AddrPort // for bind; the engine never sees it; zero: unchanged
 	Keepalive         *uint16        // seconds
 	ReplaceAllowedIPs bool
 	AllowedIPs        []netip.Prefix // added, unless they replace
@@ -59,11 +60,8 @@ func writeConfig(w io.Writer, c config) error {
 		if p.PresharedKey != nil {
 			line("preshared_key", p.PresharedKey.Hex())
 		}
-		if p.Endpoint.IsValid() {
-			if p.Endpoint.Addr().Zone() != "" {
-				return errors.New("write endpoint: zones are not supported") // a zone is free text
-			}
-			line("endpoint", p.Endpoint.String())
+		if p.Attach {
+			line("endpoint", p.PublicKey.Hex()) // see bind.ParseEndpoint
 		}
 		if p.Keepalive != nil {
 			line("persistent_keepalive_interval", strconv.FormatUint(uint64(*p.Keepalive), 10))
@@ -86,63 +84,64 @@ type status struct {
 
 var errNoPeer = errors.New("before any public_key")
 
-// parseStatus reads the engine's report. Lines that it does not know are skipped, secret keys among them. Its errors name the
-// line's key and never its value.
+// parseStatus reads the engine's report. Lines that it does not know are skipped, secret keys among them.
 func parseStatus(r io.Reader) (status, error) {
 	var st status
-	var seconds, nanos int64
-	finish := func() {
-		if n := len(st.Peers); n > 0 && (seconds != 0 || nanos != 0) {
-			st.Peers[n-1].LastHandshake = time.Unix(seconds, nanos)
-		}
-		seconds, nanos = 0, 0
-	}
 	in := bufio.NewScanner(r)
-	for in.Scan() {
-		if in.Text() == "" {
-			break
-		}
+	for in.Scan() && in.Text() != "" {
 		name, value, ok := strings.Cut(in.Text(), "=")
 		if !ok {
 			return status{}, errors.New("engine state: a line without =")
 		}
-		var err error
-		switch name {
-		case "listen_port":
-			var n uint64
-			n, err = strconv.ParseUint(value, 10, 16)
-			st.ListenPort = uint16(n)
-		case "public_key":
-			finish()
-			var p datapath.PeerStats
-			p.PublicKey, err = publicFromHex(value)
-			st.Peers = append(st.Peers, p)
-		case "last_handshake_time_sec":
-			seconds, err = strconv.ParseInt(value, 10, 64)
-		case "last_handshake_time_nsec":
-			nanos, err = strconv.ParseInt(value, 10, 64)
-		case "endpoint", "rx_bytes", "tx_bytes", "allowed_ip":
-			if len(st.Peers) == 0 {
-				err = errNoPeer
-				break
-			}
-			err = parsePeerLine(&st.Peers[len(st.Peers)-1], name, value)
-		}
-		if err != nil {
+		if err := st.parseLine(name, value); err != nil {
 			return status{}, fmt.Errorf("engine state: %s: %w", name, err)
 		}
 	}
-	finish()
 	if err := in.Err(); err != nil {
 		return status{}, fmt.Errorf("engine state: %w", err)
 	}
 	return st, nil
 }
 
+func (st *status) parseLine(name, value string) error {
+	switch name {
+	case "listen_port":
+		n, err := strconv.ParseUint(value, 10, 16)
+		st.ListenPort = uint16(n)
+		return err
+	case "public_key":
+		k, err := publicFromHex(value)
+		st.Peers = append(st.Peers, datapath.PeerStats{PublicKey: k})
+		return err
+	case "endpoint", "rx_bytes", "tx_bytes", "allowed_ip", "last_handshake_time_sec", "last_handshake_time_nsec":
+		if len(st.Peers) == 0 {
+			return errNoPeer
+		}
+		return parsePeerLine(&st.Peers[len(st.Peers)-1], name, value)
+	}
+	return nil
+}
+
 func parsePeerLine(p *datapath.PeerStats, name, value string) (err error) {
 	switch name {
 	case "endpoint":
-		p.Endpoint, err = netip.ParseAddrPort(value)
+		if value != "" { // bind's word for unknown
+			p.Endpoint, err = netip.ParseAddrPort(value)
+		}
+	case "last_handshake_time_sec", "last_handshake_time_nsec":
+		var n int64
+		if n, err = strconv.ParseInt(value, 10, 64); err != nil || n == 0 {
+			return err // a zero adds nothing: never stays the zero time
+		}
+		at := p.LastHandshake
+		if at.IsZero() {
+			at = time.Unix(0, 0)
+		}
+		if name == "last_handshake_time_sec" {
+			p.LastHandshake = time.Unix(n, int64(at.Nanosecond()))
+		} else {
+			p.LastHandshake = time.Unix(at.Unix(), n)
+		}
 	case "rx_bytes":
 		p.RxBytes, err = strconv.ParseUint(value, 10, 64)
 	case "tx_bytes":
