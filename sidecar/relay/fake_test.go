@@ -148,7 +148,9 @@ func (w waiterStream) WaitReadable() error {
 	return err
 }
 
-func (w waiterStream) Reset() bool { return (&reader{conn: w.s, raw: must(w.s.SyscallConn())}).reset() }
+func (w waiterStream) Reset() bool {
+	return (&reader{conn: w.s, raw: must(w.s.SyscallConn())}).reset(true)
+}
 
 func must[T any](v T, err error) T {
 	if err != nil {

@@ -49,9 +49,9 @@ func (p *pipe) run(ctx context.Context, w *watcher) Reason {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		p.carry(&p.down, ResetByTunnel, ResetByLocal)
+		p.carry(&p.down, &p.up, ResetByTunnel, ResetByLocal)
 	}()
-	p.carry(&p.up, ResetByLocal, ResetByTunnel)
+	p.carry(&p.up, &p.down, ResetByLocal, ResetByTunnel)
 	<-ended
 	w.remove(p)
 	stop()
@@ -62,20 +62,25 @@ func (p *pipe) run(ctx context.Context, w *watcher) Reason {
 	return Reason(p.why.Load())
 }
 
-// carry runs one half; from and to name a failure of its source and of its destination.
-func (p *pipe) carry(h *half, from, to Reason) {
+// carry runs one half, against the other; from and to name a failure of its source and of its destination.
+func (p *pipe) carry(h, other *half, from, to Reason) {
 	readErr, writeErr := h.copy()
-	h.state.Store(done)
+	ended := false
 	switch {
 	case writeErr != nil:
 		p.abort(to)
 	case readErr != nil:
 		p.abort(from)
-	case h.out.CloseWrite() != nil:
-		// The destination is gone. If it finished in order the other half has seen it, and there is nobody left to tell.
-		if p.up.state.Load() != done || p.down.state.Load() != done {
-			p.abort(to)
-		}
+	case other.state.Load() != done && p.wasReset(h, other):
+		// The write of the other half was handed the reset, so the read saw nothing but the end.
+		p.abort(from)
+	default:
+		// Last, because an abort under way has closed what the cases above ask; a FIN now would overtake its reset.
+		ended = p.why.Load() == uint32(None)
+	}
+	h.state.Store(done) // after abort: the other half takes "done" for "in order"
+	if ended && h.out.CloseWrite() != nil && other.state.Load() != done {
+		p.abort(to) // if the destination had finished in order the other half would have seen it
 	}
 }
 

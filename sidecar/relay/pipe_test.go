@@ -103,6 +103,17 @@ func TestResetWhileStalled(t *testing.T) {
 			stall(srv)
 			abort(srv)
 			wantReset(t, client)
+			// Here a write is handed the error and the read beside it sees the end: no FIN may come of that.
+			for range 3 {
+				client, srv = w.pair()
+				stall(client)
+				abort(srv)
+				wantReset(t, client)
+				client, srv = w.pair()
+				stall(srv)
+				abort(client)
+				wantReset(t, srv)
+			}
 		})
 	}
 }

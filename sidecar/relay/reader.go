@@ -14,8 +14,9 @@ type (
 	// ReadWaiter blocks until Read would not: data, end or error. Close and a read deadline end the wait. With it an idle
 	// connection costs no buffer.
 	ReadWaiter interface{ WaitReadable() error }
-	// Resetter says, without blocking, whether the peer has reset the connection. It is polled where nobody reads: while the
-	// other side is stalled, and after the peer's FIN.
+	// Resetter says, without blocking, whether the peer has reset the connection, however often it is asked and whoever has
+	// seen the error before. It is asked where a read cannot tell: while the other side is stalled, and after the end, which
+	// is what a read finds when a concurrent write was handed the error.
 	Resetter interface{ Reset() bool }
 	// BulkSizer says how many bytes one Write should carry so that they fill whole segments; at most 64 KiB are used.
 	BulkSizer interface{ ChunkSize() int }
@@ -124,19 +125,21 @@ func (r *reader) release() {
 	}
 }
 
-// reset says whether the peer has reset the connection, as far as can be told without reading.
-func (r *reader) reset() bool {
+// reset says whether the peer has reset the connection, as far as can be told without reading. finished says that we have
+// sent FIN, or are about to.
+func (r *reader) reset(finished bool) bool {
 	if rs, ok := r.conn.(Resetter); ok {
 		return rs.Reset()
 	}
 	if r.raw == nil {
 		return false
 	}
-	pending := false
+	dead := false
 	err := r.raw.Control(func(fd uintptr) {
-		// Not the TCP state: a connection whose two FINs have crossed is closed too, with bytes still to be read.
 		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		pending = err == nil && code != 0
+		// The error is handed out once, and a writer may have had it. A closed connection says the same, unless our FIN
+		// and the peer's have crossed.
+		dead = err == nil && code != 0 || !finished && closedTCP(int(fd))
 	})
-	return err == nil && pending
+	return err == nil && dead
 }

@@ -11,3 +11,9 @@ func tuneLocal(fd int) {
 		}
 	}
 }
+
+// closedTCP says that the connection is in the state CLOSED.
+func closedTCP(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.State == unix.BPF_TCP_CLOSE
+}

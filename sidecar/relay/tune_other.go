@@ -4,3 +4,6 @@ package relay
 
 // tuneLocal has nothing to tune where the congestion control is not ours to choose.
 func tuneLocal(int) {}
+
+// closedTCP is not known where there is no TCP_INFO: the error of the socket has to do.
+func closedTCP(int) bool { return false }

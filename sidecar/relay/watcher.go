@@ -60,10 +60,19 @@ func (p *pipe) check() {
 	if up == done && down == done {
 		return
 	}
-	if up != reading && p.up.in.reset() {
+	if up != reading && p.wasReset(&p.up, &p.down) {
 		p.abort(ResetByLocal)
 	}
-	if down != reading && p.down.in.reset() {
+	if down != reading && p.wasReset(&p.down, &p.up) {
 		p.abort(ResetByTunnel)
 	}
+}
+
+// wasReset says whether the source of h was reset. Once other has ended we have sent FIN to that source, and it being closed
+// proves nothing; other is looked at last, because it may end meanwhile.
+func (p *pipe) wasReset(h, other *half) bool {
+	if other.state.Load() == done {
+		return h.in.reset(true)
+	}
+	return h.in.reset(false) && other.state.Load() != done
 }
