@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/tenantwire/tenantwire/injector"
 )
 
 var (
@@ -19,7 +21,12 @@ var (
 	})
 )
 
-func init() { metrics.Registry.MustRegister(decisions, durations) }
+func init() {
+	metrics.Registry.MustRegister(decisions, durations)
+	for _, r := range injector.Reasons() { // from zero: an alert on a rate would miss the first one otherwise
+		decisions.WithLabelValues(string(injector.OutcomeOf(r)), string(r))
+	}
+}
 
 func observe(d decided, took time.Duration) {
 	decisions.WithLabelValues(string(d.Outcome), string(d.Reason)).Inc()
