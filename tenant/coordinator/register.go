@@ -34,11 +34,11 @@ type httpError struct {
 
 func (e *httpError) Error() string { return e.text }
 
-func refuse(code int, format string, args ...any) error {
+func refuse(code int, format string, args ...any) *httpError {
 	return &httpError{code: code, text: fmt.Sprintf(format, args...)}
 }
 
-func later(format string, args ...any) error {
+func later(format string, args ...any) *httpError {
 	return &httpError{code: http.StatusServiceUnavailable, text: fmt.Sprintf(format, args...), retry: time.Second}
 }
 
@@ -84,7 +84,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, id Identity, err
 		return 499 // the member went away; nobody reads an answer
 	case !errors.As(err, &he):
 		s.Log.Error(err, "request failed", "path", r.URL.Path, "pod", id.Pod.String())
-		he = later("the coordinator cannot answer now").(*httpError)
+		he = later("the coordinator cannot answer now")
 	default:
 		s.Log.Info("request refused", "path", r.URL.Path, "pod", id.Pod.String(), "remote", r.RemoteAddr, "code", he.code, "why", he.text)
 	}
