@@ -1,0 +1,162 @@
+package kit
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// Where the operator runs.
+const (
+	SystemNamespace = "tenantwire-system"
+	OperatorName    = "tenantwire-operator"
+)
+
+// fieldOwner of everything that is applied here.
+const fieldOwner = client.FieldOwner("tenantwire-test")
+
+// Cluster is a cluster with the rights of an administrator.
+type Cluster struct {
+	client.Client
+	Kube   kubernetes.Interface
+	Config *rest.Config
+}
+
+var connect = sync.OnceValues(func() (*Cluster, error) {
+	path := os.Getenv("KUBECONFIG")
+	if path == "" {
+		return nil, errors.New("KUBECONFIG is not set: use make e2e, or test/cluster/with-cluster.sh COMMAND")
+	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", path)
+	if err != nil {
+		return nil, fmt.Errorf("read KUBECONFIG: %w", err)
+	}
+	cfg.QPS = -1
+	cfg.WarningHandlerWithContext = rest.NoWarnings{}
+	return newCluster(cfg)
+})
+
+// Connect returns the cluster that KUBECONFIG names.
+func Connect() (*Cluster, error) { return connect() }
+
+func newCluster(cfg *rest.Config) (*Cluster, error) {
+	ctrllog.SetLogger(logr.Discard())
+	s := apiruntime.NewScheme()
+	for _, add := range []func(*apiruntime.Scheme) error{scheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(s); err != nil {
+			return nil, err
+		}
+	}
+	c, err := client.New(cfg, client.Options{Scheme: s, FieldOwner: string(fieldOwner)})
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	kube, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	return &Cluster{Client: c, Kube: kube, Config: cfg}, nil
+}
+
+// As is the same cluster with what is changed in the configuration: another user, a handler of warnings.
+func (c *Cluster) As(change func(*rest.Config)) (*Cluster, error) {
+	cfg := rest.CopyConfig(c.Config)
+	change(cfg)
+	return newCluster(cfg)
+}
+
+// Install applies manifests/install.yaml and waits until every replica of the operator is ready. Doing it again changes nothing,
+// unless dist/ holds another operator's image by now: then the operator is restarted.
+func (c *Cluster) Install(ctx context.Context) error {
+	f, err := os.Open(filepath.Join(root(), "manifests", "install.yaml"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := c.ApplyYAML(ctx, f, stampOperator); err != nil {
+		return err
+	}
+	return Poll(ctx, 2*Deadline, func() error { return c.operatorReady(ctx) })
+}
+
+// stampOperator makes a new image of the same name a new pod template.
+func stampOperator(u *unstructured.Unstructured) {
+	if u.GetKind() != "Deployment" || u.GetName() != OperatorName {
+		return
+	}
+	b, err := os.ReadFile(filepath.Join(root(), "dist", "tenantwire-operator.tar"))
+	if err != nil {
+		return // a cluster that pulls its images
+	}
+	sum := sha256.Sum256(b)
+	_ = unstructured.SetNestedField(u.Object, hex.EncodeToString(sum[:8]), "spec", "template", "metadata", "annotations", "tenantwire.test/image")
+}
+
+// ApplyYAML applies the objects of a YAML stream server-side, in order, after change has seen them.
+func (c *Cluster) ApplyYAML(ctx context.Context, r io.Reader, change func(*unstructured.Unstructured)) error {
+	d := yaml.NewYAMLOrJSONDecoder(bufio.NewReader(r), 4096)
+	for {
+		var u unstructured.Unstructured
+		if err := d.Decode(&u.Object); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("decode manifest: %w", err)
+		}
+		if len(u.Object) == 0 {
+			continue
+		}
+		if change != nil {
+			change(&u)
+		}
+		// A kind that this very stream defines takes a moment to be served.
+		err := Poll(ctx, 20*time.Second, func() error {
+			return c.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(&u), fieldOwner, client.ForceOwnership)
+		})
+		if err != nil {
+			return fmt.Errorf("apply %s %s: %w", u.GetKind(), u.GetName(), err)
+		}
+	}
+}
+
+func (c *Cluster) operatorReady(ctx context.Context) error {
+	var d appsv1.Deployment
+	if err := c.Get(ctx, client.ObjectKey{Namespace: SystemNamespace, Name: OperatorName}, &d); err != nil {
+		return fmt.Errorf("get operator: %w", err)
+	}
+	return rolledOut(&d)
+}
+
+// rolledOut says what a Deployment lacks to run nothing but what it says now.
+func rolledOut(d *appsv1.Deployment) error {
+	s, want := d.Status, int32(1)
+	if d.Spec.Replicas != nil {
+		want = *d.Spec.Replicas
+	}
+	if s.ObservedGeneration < d.Generation || s.Replicas != want || s.UpdatedReplicas != want || s.AvailableReplicas != want {
+		return fmt.Errorf("deployment %s/%s: %d of %d replicas available, %d updated, %d in all", d.Namespace, d.Name,
+			s.AvailableReplicas, want, s.UpdatedReplicas, s.Replicas)
+	}
+	return nil
+}

@@ -1,0 +1,182 @@
+package kit
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// NeedNodes skips a test that looks into nodes where that is not possible.
+func NeedNodes(t T) {
+	t.Helper()
+	if state := os.Getenv("TW_STATE"); state == "" || os.Getenv("KUBECONFIG") != filepath.Join(state, "kubeconfig") {
+		t.Skipf("the cluster was not started by test/cluster/with-cluster.sh: its nodes cannot be entered")
+	}
+}
+
+func script(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, filepath.Join(root(), "test", "cluster", name), args...)
+}
+
+// NodeExec runs a command on a node ("node1"), or beside the control plane ("cp").
+func NodeExec(t T, node string, command ...string) string {
+	t.Helper()
+	out, err := nodeExec(t.Context(), node, command...)
+	if err != nil {
+		t.Fatalf("run %v on %s: %v", command, node, err)
+	}
+	return out
+}
+
+func nodeExec(ctx context.Context, node string, command ...string) (string, error) {
+	c := script(ctx, "node-exec.sh", append([]string{strings.TrimPrefix(node, "node")}, command...)...)
+	out, err := c.Output()
+	if err != nil {
+		var stderr []byte
+		if e, ok := err.(*exec.ExitError); ok { //nolint:errorlint // Output returns it as it is
+			stderr = e.Stderr
+		}
+		return "", fmt.Errorf("%w: %s%s", err, out, stderr)
+	}
+	return string(out), nil
+}
+
+// APIServer kills, stops or starts the API server; see test/cluster/apiserver.sh. One that was stopped is started again when the
+// test ends, before the namespaces of the test are removed.
+func APIServer(t T, verb string) {
+	t.Helper()
+	if verb == "stop" {
+		t.Cleanup(func() {
+			if out, err := script(context.Background(), "apiserver.sh", "start").CombinedOutput(); err != nil {
+				t.Errorf("start the API server: %v: %s", err, out)
+			}
+		})
+	}
+	if out, err := script(t.Context(), "apiserver.sh", verb).CombinedOutput(); err != nil {
+		t.Fatalf("%s the API server: %v: %s", verb, err, out)
+	}
+}
+
+// ContainerPID is the process of a pod's container on its node, from the container's id in the pod's status. The API server need
+// not be there.
+func ContainerPID(t T, node, containerID string) int {
+	t.Helper()
+	_, id, _ := strings.Cut(containerID, "://")
+	for line := range strings.Lines(NodeExec(t, node, "ctr", "-n", "k8s.io", "tasks", "ls")) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == id {
+			if pid, err := strconv.Atoi(f[1]); err == nil {
+				return pid
+			}
+		}
+	}
+	t.Fatalf("no process of container %s on %s", containerID, node)
+	return 0
+}
+
+// KillSidecar ends a pod's sidecar as a crash would, and returns when the process is gone.
+func KillSidecar(t T, p *corev1.Pod) {
+	t.Helper()
+	s := SidecarStatus(p)
+	if s == nil {
+		t.Fatalf("pod %s has no sidecar", p.Name)
+	}
+	pid := strconv.Itoa(ContainerPID(t, p.Spec.NodeName, s.ContainerID))
+	NodeExec(t, p.Spec.NodeName, "kill", "-KILL", pid)
+	Eventually(t, Deadline, "end of process "+pid, func() error {
+		if _, err := nodeExec(t.Context(), p.Spec.NodeName, "kill", "-0", pid); err == nil {
+			return fmt.Errorf("it runs")
+		}
+		return nil
+	})
+}
+
+// WaitSidecarRestart waits until the kubelet reports a pod's sidecar running again in another container than before.
+func (n *Namespace) WaitSidecarRestart(before *corev1.Pod) *corev1.Pod {
+	n.T.Helper()
+	p, was := &corev1.Pod{}, SidecarStatus(before).ContainerID
+	Eventually(n.T, Deadline, fmt.Sprintf("restart of the sidecar of %s/%s", n.Name, before.Name), func() error {
+		if err := n.Cluster.Get(n.T.Context(), client.ObjectKeyFromObject(before), p); err != nil {
+			return err
+		}
+		if s := SidecarStatus(p); s == nil || s.ContainerID == was || s.State.Running == nil || !s.Ready || !IsReady(p) {
+			return fmt.Errorf("%s", Describe(p))
+		}
+		return nil
+	})
+	return p
+}
+
+// Capture is a recording of what crosses a node's interfaces.
+type Capture struct {
+	t    T
+	file string
+	cmd  *exec.Cmd
+}
+
+// PacketCount is what a capture holds, as clustertool pcapstat tells it.
+type PacketCount struct {
+	Packets, WireGuard, WireGuardData int
+	Marker                            int // packets that contain the marker
+	MarkerFlows                       []string
+}
+
+// StartCapture records node's traffic from now on, but that of its loopback interface.
+func StartCapture(t T, node string, dir string) *Capture {
+	t.Helper()
+	c := &Capture{t: t, file: filepath.Join(dir, node+".pcap")}
+	c.cmd = script(context.Background(), "capture.sh", strings.TrimPrefix(node, "node"), c.file)
+	c.cmd.Stderr = os.Stderr
+	out, err := c.cmd.StdoutPipe()
+	if err == nil {
+		err = c.cmd.Start()
+	}
+	if err != nil {
+		t.Fatalf("start capture: %v", err)
+	}
+	t.Cleanup(func() { _ = c.cmd.Process.Kill() })
+	r := bufio.NewReader(out)
+	if line, err := r.ReadString('\n'); err != nil || strings.TrimSpace(line) != "capturing" {
+		t.Fatalf("start capture: %q, %v", line, err)
+	}
+	return c
+}
+
+// File is the capture in pcap format, complete after Stop.
+func (c *Capture) File() string { return c.file }
+
+// Stop ends the recording and counts packets, and those that hold marker in plaintext.
+func (c *Capture) Stop(marker string) PacketCount {
+	c.t.Helper()
+	// What was sent just now may still be on its way through the kernel: the capture reads on until the socket is empty.
+	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		c.t.Fatalf("stop capture: %v", err)
+	}
+	if err := c.cmd.Wait(); err != nil {
+		c.t.Fatalf("stop capture: %v", err)
+	}
+	return c.Count(marker)
+}
+
+// Count counts again, for another marker.
+func (c *Capture) Count(marker string) PacketCount {
+	c.t.Helper()
+	out, err := exec.Command("clustertool", "pcapstat", "-f", c.file, "-marker", marker).Output()
+	if err != nil {
+		c.t.Fatalf("count packets: %v", err)
+	}
+	var n PacketCount
+	if err := json.Unmarshal(out, &n); err != nil {
+		c.t.Fatalf("count packets: %v", err)
+	}
+	return n
+}
