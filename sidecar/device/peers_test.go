@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tailscale/wireguard-go/conn"
+	wg "github.com/tailscale/wireguard-go/device"
+
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
@@ -305,5 +308,55 @@ func TestSetInterfaceKeepsConnections(t *testing.T) {
 		if err := a.SetInterface(bad); err == nil {
 			t.Errorf("%+v was accepted", bad)
 		}
+	}
+}
+
+// TestLearnsEndpoint leaves b without a's endpoint, as a gateway is without a laptop's.
+func TestLearnsEndpoint(t *testing.T) {
+	a, b := open(t, 1), open(t, 2)
+	unknown := a.as()
+	unknown.Endpoint = netip.AddrPort{}
+	update(t, b, unknown)
+	if p, err := b.Peers(); err != nil || len(p) != 1 || p[0].Endpoint.IsValid() {
+		t.Fatalf("before: %+v, %v", p, err)
+	}
+	update(t, a, b.as())
+	accept(b, 80, echo)
+	c := dial(t, a, b.v4, 80)
+	_, _ = c.Write([]byte("hello"))
+	_ = c.CloseWrite()
+	if got, err := io.ReadAll(c); err != nil || string(got) != "hello" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	if p, err := b.Peers(); err != nil || len(p) != 1 || p[0].Endpoint.Port() != a.ListenPort() {
+		t.Fatalf("after: %+v, %v", p, err)
+	}
+}
+
+// TestForgedInitiationDoesNotMoveAPeer sends what anyone can send who knows two public keys' owners: an initiation from
+// elsewhere that names the peer but cannot be verified.
+func TestForgedInitiationDoesNotMoveAPeer(t *testing.T) {
+	w := new(whereabouts)
+	home := &conn.StdNetEndpoint{AddrPort: netip.MustParseAddrPort("192.0.2.1:1")}
+	away := &conn.StdNetEndpoint{AddrPort: netip.MustParseAddrPort("198.51.100.1:1")}
+	w.move(home)
+	b := newBind()
+	k := key.NewPrivate().Public()
+	b.peers[k] = w
+	(&origin{StdNetEndpoint: away, b: b, index: 7}).InitiationMessagePublicKey(k)
+	if w.at.Load() != home {
+		t.Fatal("an unverified initiation moved the peer")
+	}
+	response := make([]byte, wg.MessageResponseSize)
+	response[0] = wg.MessageResponseType
+	response[8] = 8 // the answer to another initiation
+	w.answering(response)
+	if w.at.Load() != home {
+		t.Fatal("the answer to another initiation moved the peer")
+	}
+	(&origin{StdNetEndpoint: away, b: b, index: 8}).InitiationMessagePublicKey(k)
+	w.answering(response)
+	if w.at.Load() != away {
+		t.Fatal("the answer to a verified initiation did not move the peer")
 	}
 }

@@ -204,17 +204,24 @@ func storeHandler[R any](to *atomic.Pointer[func(R)], h func(R)) {
 }
 
 // AbortAll resets every connection and waits at most the given time for the resets to leave through the engine, so that
-// peers learn of it. Only a running engine drains the queue, hence the bound.
+// peers learn of it. Only a running engine drains the queue, hence the bound; what is lost on the way peers notice by
+// keepalive.
 func (s *Stack) AbortAll(wait time.Duration) {
 	s.HandleTCP(nil)
 	s.HandleUDP(nil)
+	open := s.ip.RegisteredEndpoints()
+	if len(open) == 0 {
+		return
+	}
 	aborted := make(chan struct{})
 	go func() {
 		defer close(aborted)
-		for _, e := range s.ip.RegisteredEndpoints() {
+		for _, e := range open {
 			e.Abort()
 		}
 		s.link.q.waitEmpty(wait)
+		// The engine encrypts what it has read, and segments that were under way are answered with resets of their own.
+		time.Sleep(wait / 4)
 	}()
 	select {
 	case <-aborted:

@@ -1,0 +1,302 @@
+package netstack
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/tailscale/wireguard-go/tun"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+const slabSize = 2 * 65535 // the engine's
+
+// newStack makes stack i at 10.9.0.i and fd09::i.
+func newStack(t testing.TB, i byte, mtu int) *Stack {
+	t.Helper()
+	s, err := New(Options{Interface: datapath.Interface{MTU: mtu, Addresses: []netip.Prefix{
+		netip.PrefixFrom(v4(i), 24), netip.PrefixFrom(v6(i), 64),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func v4(i byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 0, i}) }
+func v6(i byte) netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfd, 1: 9, 15: i}) }
+
+// carry copies what leaves one stack into the other until it closes, as an engine would, and shows each packet to see.
+func carry(from, to *Stack, see func([]byte)) {
+	slab, packets := make([]byte, slabSize), make([]tun.ReadPacket, batch)
+	bufs := make([][]byte, 0, batch)
+	for {
+		n, err := from.Device().Read(slab, packets)
+		if err != nil {
+			return
+		}
+		bufs = bufs[:0]
+		for _, p := range packets[:n] {
+			b := slab[p.Offset : p.Offset+p.Size]
+			if see != nil {
+				see(b)
+			}
+			bufs = append(bufs, b)
+		}
+		_, _ = to.Device().Write(bufs, 0)
+	}
+}
+
+// wired makes two stacks joined by a perfect wire.
+func wired(t testing.TB, mtu int, see func([]byte)) (a, b *Stack) {
+	t.Helper()
+	a, b = newStack(t, 1, mtu), newStack(t, 2, mtu)
+	go carry(a, b, see)
+	go carry(b, a, see)
+	return a, b
+}
+
+// checkPacket says what a picky receiver would object to.
+func checkPacket(b []byte, mtu int) error {
+	if len(b) > mtu {
+		return errors.New("longer than the MTU")
+	}
+	var src, dst, trans []byte
+	var proto byte
+	if b[0]>>4 == 4 {
+		if int(binary.BigEndian.Uint16(b[2:])) != len(b) || checksum.Checksum(b[:20], 0) != 0xffff {
+			return errors.New("IPv4 header is wrong")
+		}
+		src, dst, trans, proto = b[12:16], b[16:20], b[20:], b[9]
+	} else {
+		if int(binary.BigEndian.Uint16(b[4:]))+40 != len(b) {
+			return errors.New("IPv6 length is wrong")
+		}
+		src, dst, trans, proto = b[8:24], b[24:40], b[40:], b[6]
+	}
+	if proto != byte(header.TCPProtocolNumber) {
+		return nil
+	}
+	sum := checksum.Combine(checksum.Checksum(src, 0), checksum.Checksum(dst, 0))
+	sum = checksum.Combine(sum, uint16(proto))
+	sum = checksum.Combine(sum, uint16(len(trans)))
+	if checksum.Checksum(trans, sum) != 0xffff {
+		return errors.New("TCP checksum is wrong")
+	}
+	return nil
+}
+
+func connect(t testing.TB, a, b *Stack, to netip.Addr) (client, server datapath.Stream) {
+	t.Helper()
+	accepted := make(chan datapath.Stream, 1)
+	b.HandleTCP(func(q datapath.TCPRequest) {
+		c, err := q.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	})
+	c, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := a.DialTCP(c, netip.AddrPortFrom(to, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client, <-accepted
+}
+
+// TestPacketsOnTheWire checks every packet of a transfer at several MTUs, and that full ones come in aligned batches.
+func TestPacketsOnTheWire(t *testing.T) {
+	for _, mtu := range []int{1280, 1420, 8920, 65455} {
+		for _, to := range []netip.Addr{v4(2), v6(2)} {
+			bad := make(chan error, 1)
+			a, b := wired(t, mtu, func(p []byte) {
+				if err := checkPacket(p, mtu); err != nil {
+					select {
+					case bad <- err:
+					default:
+					}
+				}
+			})
+			client, server := connect(t, a, b, to)
+			const size = 8 << 20
+			go func() {
+				_, _ = client.Write(make([]byte, size))
+				_ = client.CloseWrite()
+			}()
+			n, err := io.Copy(io.Discard, server)
+			if n != size || err != nil {
+				t.Fatalf("MTU %d to %s: read %d, %v", mtu, to, n, err)
+			}
+			select {
+			case err := <-bad:
+				t.Fatalf("MTU %d to %s: %v", mtu, to, err)
+			default:
+			}
+			t.Logf("MTU %d to %s: %d packets for %d bytes, %d joined", mtu, to, a.Stats().TxPackets, size, b.Stats().RxMerged)
+			_ = client.Close()
+			_ = server.Close()
+			_, _ = a.Close(), b.Close()
+		}
+	}
+}
+
+// TestPing sends echo requests and reads the answers off the wire.
+func TestPing(t *testing.T) {
+	s := newStack(t, 1, 1420)
+	slab, packets := make([]byte, slabSize), make([]tun.ReadPacket, batch)
+	for _, request := range [][]byte{echo4(v4(9), v4(1)), echo6(v6(9), v6(1))} {
+		_, _ = s.Device().Write([][]byte{request}, 0)
+		got := make(chan []byte, 1)
+		go func() {
+			if n, err := s.Device().Read(slab, packets); err == nil && n == 1 {
+				got <- slab[packets[0].Offset : packets[0].Offset+packets[0].Size]
+			}
+		}()
+		select {
+		case reply := <-got:
+			if l := len(reply); l != len(request) || string(reply[l-4:]) != "ping" {
+				t.Fatalf("reply %x", reply)
+			}
+		case <-time.After(3 * time.Second):
+			t.Fatalf("no reply; %+v", s.Stats())
+		}
+	}
+}
+
+func echo4(src, dst netip.Addr) []byte {
+	b := make([]byte, 32)
+	header.IPv4(b).Encode(&header.IPv4Fields{
+		TotalLength: 32, TTL: 64, Protocol: 1, SrcAddr: toTCPIP(src), DstAddr: toTCPIP(dst),
+	})
+	icmp := header.ICMPv4(b[20:])
+	icmp.SetType(header.ICMPv4Echo)
+	copy(b[28:], "ping")
+	icmp.SetChecksum(header.ICMPv4Checksum(icmp[:8], checksum.Checksum(b[28:], 0)))
+	return b
+}
+
+func echo6(src, dst netip.Addr) []byte {
+	b := make([]byte, 52)
+	header.IPv6(b).Encode(&header.IPv6Fields{
+		PayloadLength: 12, HopLimit: 64, TransportProtocol: header.ICMPv6ProtocolNumber,
+		SrcAddr: toTCPIP(src), DstAddr: toTCPIP(dst),
+	})
+	icmp := header.ICMPv6(b[40:])
+	icmp.SetType(header.ICMPv6EchoRequest)
+	copy(b[48:], "ping")
+	icmp.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
+		Header: icmp[:8], Src: toTCPIP(src), Dst: toTCPIP(dst), PayloadCsum: checksum.Checksum(b[48:], 0), PayloadLen: 4,
+	}))
+	return b
+}
+
+// TestForeignDestinations writes a request to every address that is not the interface's own.
+func TestForeignDestinations(t *testing.T) {
+	s := newStack(t, 1, 1420)
+	s.HandleTCP(func(q datapath.TCPRequest) { t.Errorf("request for %s", q.Local()); q.Refuse() })
+	for _, dst := range []string{
+		"127.0.0.1", "127.77.0.1", "0.0.0.0", "255.255.255.255", "10.9.0.255", "10.9.0.2", "169.254.169.254", "224.0.0.1",
+		"::1", "::", "fe80::1", "ff02::1", "fd09::2", "::ffff:10.9.0.1", "::ffff:127.0.0.1", "::10.9.0.1", "64:ff9b::a09:1",
+	} {
+		before := s.Stats()
+		to := netip.MustParseAddr(dst)
+		b := echo6(v6(9), to)
+		if to.Is4() {
+			b = echo4(v4(9), to)
+		}
+		_, _ = s.Device().Write([][]byte{b}, 0)
+		if now := s.Stats(); now.DropDestination != before.DropDestination+1 || now.RxPackets != before.RxPackets {
+			t.Errorf("%s: %+v", dst, now)
+		}
+	}
+	for _, src := range []string{"127.0.0.1", "0.0.0.0", "10.9.0.1", "169.254.1.1", "224.0.0.1", "255.255.255.255", "::1", "fd09::1", "::ffff:1.2.3.4", "ff02::1"} {
+		before := s.Stats().DropSource
+		from := netip.MustParseAddr(src)
+		b := echo6(from, v6(1))
+		if from.Is4() {
+			b = echo4(from, v4(1))
+		}
+		_, _ = s.Device().Write([][]byte{b}, 0)
+		if n := s.Stats().DropSource; n != before+1 {
+			t.Errorf("source %s was delivered", src)
+		}
+	}
+}
+
+// TestChurn opens and closes many connections to one destination, the client closing first.
+func TestChurn(t *testing.T) {
+	cycles := 5000
+	if testing.Short() {
+		cycles = 500
+	}
+	a, b := wired(t, 1420, nil)
+	b.HandleTCP(func(q datapath.TCPRequest) {
+		c, err := q.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, c)
+		_ = c.Close()
+	})
+	to := netip.AddrPortFrom(v4(2), 80)
+	start := time.Now()
+	var first time.Duration
+	for i := range cycles {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		c, err := a.DialTCP(ctx, to)
+		cancel()
+		if err != nil {
+			t.Fatalf("connection %d after %s: %v", i, time.Since(start), err)
+		}
+		_, _ = c.Write([]byte("x"))
+		_ = c.Close()
+		if i == cycles/2 {
+			first = time.Since(start)
+		}
+	}
+	second := time.Since(start) - first
+	t.Logf("%d connections in %s", cycles, time.Since(start))
+	if second > 4*first+time.Second {
+		t.Errorf("the second half took %s, the first %s", second, first)
+	}
+}
+
+// FuzzWrite feeds arbitrary bytes to the inbound path: nothing may panic, and nothing may leave for where no tunnel goes.
+func FuzzWrite(f *testing.F) {
+	s := newStack(f, 1, 1420)
+	s.HandleTCP(func(q datapath.TCPRequest) { q.Refuse() })
+	s.HandleUDP(func(q datapath.UDPRequest) { q.Refuse() })
+	sink := newStack(f, 9, 1420)
+	go carry(s, sink, func(b []byte) {
+		if err := checkPacket(b, 1420); err != nil {
+			panic(err)
+		}
+	})
+	f.Add([]byte{}, []byte{})
+	f.Add(echo4(v4(9), v4(1)), echo6(v6(9), v6(1)))
+	for _, flags := range []byte{0x02, 0x10, 0x18, 0x11, 0x04, 0x29} {
+		tcp := append(echo4(v4(9), v4(1)), make([]byte, 20)...)
+		tcp[3], tcp[9], tcp[32], tcp[33] = byte(len(tcp)), 6, 0x50, flags
+		f.Add(tcp, tcp)
+		six := append(echo6(v6(9), v6(1)), make([]byte, 20)...)
+		six[5], six[6], six[52], six[53] = byte(len(six)-40), 6, 0x50, flags
+		f.Add(six, tcp)
+		frag := append([]byte(nil), tcp...)
+		frag[6], frag[9] = 0x20, 17
+		f.Add(frag, six)
+	}
+	f.Fuzz(func(_ *testing.T, x, y []byte) {
+		// The engine's buffers are written to, so it gets copies.
+		clone := func(b []byte) []byte { return append([]byte(nil), b...) }
+		_, _ = s.Device().Write([][]byte{clone(x), clone(y), clone(x)}, 0)
+	})
+}
