@@ -25,7 +25,7 @@ const timeout = 4 * time.Second
 type handler struct {
 	config injector.Config
 	cached client.Reader
-	live   client.Reader
+	live   *liveReader
 	events func(decided)
 	log    logr.Logger
 }

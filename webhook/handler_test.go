@@ -59,7 +59,7 @@ func newHandler(t testing.TB, cached, live []client.Object) (*handler, *events.F
 		return fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(objects...).Build()
 	}
 	recorder := events.NewFakeRecorder(16)
-	return &handler{config: testConfig(), cached: reader(cached), live: reader(live), events: eventsOf(recorder), log: logr.Discard()}, recorder
+	return &handler{config: testConfig(), cached: reader(cached), live: newLiveReader(reader(live)), events: eventsOf(recorder), log: logr.Discard()}, recorder
 }
 
 func createPod(t testing.TB, change func(*corev1.Pod)) admission.Request {

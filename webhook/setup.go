@@ -57,7 +57,7 @@ func Setup(mgr manager.Manager, o Options) error {
 	h := &handler{
 		config: o.Injector,
 		cached: mgr.GetCache(),
-		live:   mgr.GetAPIReader(),
+		live:   newLiveReader(mgr.GetAPIReader()),
 		events: eventsOf(mgr.GetEventRecorder("tenantwire-webhook")),
 		log:    mgr.GetLogger().WithName("webhook"),
 	}
