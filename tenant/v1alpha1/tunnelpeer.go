@@ -40,7 +40,7 @@ type TunnelPeerSpec struct {
 	// dials.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+|\\\\[[0-9A-Fa-f:.]+\\\\]):[1-9][0-9]{0,4}$') && isIP(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')) && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535 && ip(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')).isGlobalUnicast()",message="endpoint must be an IP address, not loopback, link-local or multicast, and a port, for example 203.0.113.7:51820 or [2001:db8::7]:51820"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+|\\\\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\\\\]):[1-9][0-9]{0,4}$') && isIP(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')) && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535 && ip(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')).isGlobalUnicast()",message="endpoint must be an IP address, not loopback, link-local or multicast, and a port, for example 203.0.113.7:51820 or [2001:db8::7]:51820"
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
 	// routes are the addresses behind the peer. No two peers of a tunnel may have overlapping routes.
