@@ -29,7 +29,7 @@ import (
 )
 
 // patience bounds every wait for something that must happen; what passes does not come near it.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // eventually polls until f says nil.
 func eventually(t *testing.T, what string, f func() error) {
