@@ -30,6 +30,7 @@ import (
 type running struct {
 	bundle  atomic.Value
 	changed chan event.GenericEvent
+	cached  client.Client
 	stop    func()
 }
 
@@ -51,6 +52,7 @@ func start(t *testing.T) *running {
 		LeaderElectionNamespace: operatorNamespace, LeaderElectionReleaseOnCancel: true, RetryPeriod: &retry,
 	})
 	must(t, err)
+	r.cached = mgr.GetClient()
 	must(t, Setup(mgr, Options{CABundle: func() []byte { return []byte(r.bundle.Load().(string)) }, CAChanged: r.changed, StatusInterval: 10 * time.Millisecond}))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
