@@ -205,3 +205,6 @@ func (d *Device) status() (status, error) {
 	}
 	return parseStatus(bytes.NewReader(text.Bytes()))
 }
+
+// Format names the device by its public key under every verb: inside are keys in unexported fields, which fmt would print.
+func (d *Device) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "netstack device %s", d.self) }
