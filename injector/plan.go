@@ -59,7 +59,7 @@ func (c *candidate) sidecar() corev1.Container {
 			{Name: "wg", ContainerPort: ListenPort, Protocol: corev1.ProtocolUDP},
 			{Name: "tw-health", ContainerPort: HealthPort, Protocol: corev1.ProtocolTCP},
 		},
-		Resources:                c.Config.Resources,
+		Resources:                c.resources(),
 		RestartPolicy:            ptr.To(corev1.ContainerRestartPolicyAlways),
 		SecurityContext:          c.securityContext(),
 		StartupProbe:             ready(1, 120), // nothing else starts before the data path is up
@@ -72,6 +72,15 @@ func (c *candidate) sidecar() corev1.Container {
 			{Name: StateVolume, MountPath: StatePath},
 		},
 	}
+}
+
+// resources are the configured ones. A pod with a budget of its own shares that: the API server refuses pods whose containers request
+// more than it, and the budget is often exactly what the application's containers request.
+func (c *candidate) resources() corev1.ResourceRequirements {
+	if c.Pod.Spec.Resources != nil {
+		return corev1.ResourceRequirements{}
+	}
+	return c.Config.Resources
 }
 
 func (c *candidate) args() []string {

@@ -20,6 +20,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -309,6 +310,13 @@ func (c *cluster) injects(t *testing.T) {
 	}
 	if !equality.Semantic.DeepEqual(again.Spec.InitContainers, pod.Spec.InitContainers) {
 		t.Errorf("the copy's sidecar is\n%v\nwant\n%v", again.Spec.InitContainers, pod.Spec.InitContainers)
+	}
+	budget := restrictedPod("shop", "budget") // the sidecar must not exceed it
+	some := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
+	budget.Spec.Resources = &corev1.ResourceRequirements{Requests: some, Limits: some}
+	budget.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: some}
+	if err := c.client.Create(t.Context(), budget); err != nil {
+		t.Errorf("a pod with resources of its own: %v", err)
 	}
 	impostor := again.DeepCopy()
 	impostor.ResourceVersion, impostor.UID = "", ""
