@@ -44,7 +44,6 @@ type Device struct {
 	engine *wg.Device
 	bind   *bind
 	self   key.Public
-	log    *slog.Logger
 	port   uint16
 
 	mu     sync.Mutex // one configuration change at a time
@@ -66,7 +65,7 @@ func Open(o Options) (*Device, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	s, err := netstack.New(netstack.Options{
-		Interface: o.Interface, Limits: o.Limits, DisableRACK: o.DisableRACK, Logger: o.Logger,
+		Interface: o.Interface, Limits: o.Limits, DisableRACK: o.DisableRACK,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", err)
@@ -78,7 +77,6 @@ func Open(o Options) (*Device, error) {
 		bind:   b,
 		engine: wg.NewDevice(s.Device(), b, engineLog(o.Logger), engineOptions()...),
 		self:   o.PrivateKey.Public(),
-		log:    o.Logger,
 		peers:  make(registry),
 	}
 	if err := d.start(o); err != nil {

@@ -57,60 +57,61 @@ func reference(t testing.TB, n *node) *refstack.Net {
 func TestInterop(t *testing.T) {
 	a := open(t, 1)
 	stack := reference(t, a)
-	const size = 4 << 20
-	want := random(size, 5)
-	for _, tc := range []struct{ name, ours, theirs string }{
-		{"v4", a.v4.String(), "10.9.0.3"}, {"v6", a.v6.String(), "fd09::3"},
-	} {
-		t.Run(tc.name+" we dial", func(t *testing.T) {
-			l, err := stack.ListenTCPAddrPort(netip.AddrPortFrom(netip.MustParseAddr(tc.theirs), 80))
+	accept(a, 81, echo)
+	echoUDP(a)
+	want := random(4<<20, 5)
+	families(t, a, func(t *testing.T, ours netip.Addr) {
+		theirs, network := netip.MustParseAddr("10.9.0.3"), "ping4"
+		if ours.Is6() {
+			theirs, network = netip.MustParseAddr("fd09::3"), "ping6"
+		}
+		t.Run("we dial", func(t *testing.T) {
+			l, err := stack.ListenTCPAddrPort(netip.AddrPortFrom(theirs, 80))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer l.Close()
 			go func() {
-				c, err := l.Accept()
-				if err != nil {
-					return
+				if c, err := l.Accept(); err == nil {
+					_, _ = io.Copy(c, c)
+					_ = c.Close()
 				}
-				_, _ = io.Copy(c, c)
-				_ = c.Close()
 			}()
-			roundTrip(t, dial(t, a, netip.MustParseAddr(tc.theirs), 80), want)
+			roundTrip(t, dial(t, a, theirs, 80), want)
 		})
-		t.Run(tc.name+" they dial", func(t *testing.T) {
-			accept(a, 81, echo)
-			c, err := stack.DialContextTCPAddrPort(ctx(t, 10*time.Second), netip.AddrPortFrom(netip.MustParseAddr(tc.ours), 81))
+		t.Run("they dial", func(t *testing.T) {
+			c, err := stack.DialContextTCPAddrPort(ctx(t, 10*time.Second), netip.AddrPortFrom(ours, 81))
 			if err != nil {
 				t.Fatal(err)
 			}
 			roundTrip(t, c, want)
 		})
-		t.Run(tc.name+" datagrams", func(t *testing.T) {
-			echoUDP(a)
-			c, err := stack.DialUDPAddrPort(netip.AddrPort{}, netip.AddrPortFrom(netip.MustParseAddr(tc.ours), 53))
+		t.Run("datagrams", func(t *testing.T) { referenceDatagrams(t, stack, ours, want) })
+		t.Run("ping", func(t *testing.T) {
+			c, err := stack.Dial(network, ours.String())
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-			for _, n := range []int{0, 1200, 8 << 10} {
-				_, _ = c.Write(want[:n])
-				got := make([]byte, 65535)
-				if m, err := c.Read(got); err != nil || !bytes.Equal(got[:m], want[:n]) {
-					t.Fatalf("%d bytes came back of %d: %v", m, n, err)
-				}
-			}
+			ping(t, c, ours.Is6())
 		})
-		t.Run(tc.name+" ping", func(t *testing.T) {
-			network := map[bool]string{true: "ping4", false: "ping6"}[tc.name == "v4"]
-			c, err := stack.Dial(network, tc.ours)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			ping(t, c, tc.name == "v6")
-		})
+	})
+}
+
+func referenceDatagrams(t *testing.T, stack *refstack.Net, to netip.Addr, want []byte) {
+	t.Helper()
+	c, err := stack.DialUDPAddrPort(netip.AddrPort{}, netip.AddrPortFrom(to, 53))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	for _, n := range []int{0, 1200, 8 << 10} {
+		_, _ = c.Write(want[:n])
+		got := make([]byte, 65535)
+		if m, err := c.Read(got); err != nil || !bytes.Equal(got[:m], want[:n]) {
+			t.Fatalf("%d bytes came back of %d: %v", m, n, err)
+		}
 	}
 }
 

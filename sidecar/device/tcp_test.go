@@ -277,10 +277,11 @@ func TestBulkBothWays(t *testing.T) {
 		size = 8 << 20
 	}
 	a, b := pair(t)
-	accept(b, 80, func(c datapath.Stream) { exchange(t, c, size, 11, 12) })
+	served := make(chan struct{})
+	accept(b, 80, func(c datapath.Stream) { exchange(t, c, size, 11, 12); served <- struct{}{} })
 	families(t, b, func(t *testing.T, to netip.Addr) {
 		c := dial(t, a, to, 80)
-		within(t, 2*time.Minute, "exchange", func() { exchange(t, c, size, 12, 11) })
+		within(t, 2*time.Minute, "exchange", func() { exchange(t, c, size, 12, 11); <-served })
 	})
 	if s := b.Stats(); s.RxMerged == 0 {
 		t.Errorf("nothing was joined on receive: %+v", s)

@@ -54,7 +54,9 @@ func TestMerge(t *testing.T) {
 		if to.Is4() {
 			from = v4(9)
 		}
-		seg := func(port uint16, seq uint32, flags byte, p []byte) []byte { return segment(from, to, port, seq, flags, p) }
+		seg := func(port uint16, seq uint32, flags byte, p []byte) []byte {
+			return segment(from, to, port, seq, flags, p)
+		}
 		for name, tc := range map[string]struct {
 			in   [][]byte
 			want []int // payload sizes, in order of delivery

@@ -26,7 +26,6 @@ package netstack
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -52,10 +51,8 @@ const nicID tcpip.NICID = 1
 type Options struct {
 	Interface datapath.Interface
 	Limits    Limits
-	// Recovery is the TCP loss recovery: RACK unless DisableRACK is set, which helps on some paths that stall.
+	// DisableRACK switches TCP's RACK loss recovery off, which helps on some paths that stall and hurts where packets reorder.
 	DisableRACK bool
-	// Logger gets what an operator of the stack may want to know; nil discards.
-	Logger *slog.Logger
 }
 
 // Limits bounds what peers can make a Stack hold.
@@ -83,7 +80,6 @@ func (l Limits) withDefaults() Limits {
 type Stack struct {
 	ip    *stack.Stack
 	link  *link
-	log   *slog.Logger
 	own   atomic.Pointer[addressSet]
 	count counters
 
@@ -107,13 +103,9 @@ func New(o Options) (*Stack, error) {
 	}
 	limits := o.Limits.withDefaults()
 	s := &Stack{
-		log:      o.Logger,
 		done:     make(chan struct{}),
 		tcpSlots: newSlots(limits.TCPRequests, limits.TCPRequestsPerPeer),
 		udpFlows: newUDPTable(limits.UDPFlows, limits.UDPFlowsPerPeer),
-	}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.ip = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{
