@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -67,8 +68,32 @@ func APIServer(t T, verb string) {
 	}
 }
 
-// ContainerPID is the process of a pod's container on its node, from the container's id in the pod's status. The API server need
-// not be there.
+// task is a running container as its node knows it: the API server need not be there.
+type task struct {
+	id  string
+	pid string
+}
+
+// runningTask finds the container of a pod that runs now.
+func runningTask(ctx context.Context, p *corev1.Pod, container string) (task, error) {
+	ids, err := nodeExec(ctx, p.Spec.NodeName, "ctr", "-n", "k8s.io", "containers", "ls", "-q",
+		fmt.Sprintf(`labels."io.kubernetes.pod.uid"==%s,labels."io.kubernetes.container.name"==%s`, p.UID, container))
+	if err != nil {
+		return task{}, err
+	}
+	tasks, err := nodeExec(ctx, p.Spec.NodeName, "ctr", "-n", "k8s.io", "tasks", "ls")
+	if err != nil {
+		return task{}, err
+	}
+	for line := range strings.Lines(tasks) { // ID PID STATUS
+		if f := strings.Fields(line); len(f) == 3 && f[2] == "RUNNING" && strings.Contains(ids, f[0]) {
+			return task{f[0], f[1]}, nil
+		}
+	}
+	return task{}, fmt.Errorf("container %s of pod %s does not run on %s", container, p.Name, p.Spec.NodeName)
+}
+
+// ContainerPID is the process of a pod's container on its node, from the container's id in the pod's status.
 func ContainerPID(t T, node, containerID string) int {
 	t.Helper()
 	_, id, _ := strings.Cut(containerID, "://")
@@ -83,20 +108,31 @@ func ContainerPID(t T, node, containerID string) int {
 	return 0
 }
 
-// KillSidecar ends a pod's sidecar as a crash would, and returns when the process is gone.
+// RunOnNode runs workload with arguments in a pod's application container, from its node: no API server is asked.
+func RunOnNode(t T, p *corev1.Pod, args ...string) (string, error) {
+	t.Helper()
+	k, err := runningTask(t.Context(), p, AppContainer)
+	if err != nil {
+		return "", err
+	}
+	id := strconv.FormatInt(time.Now().UnixNano(), 36)
+	return nodeExec(t.Context(), p.Spec.NodeName, append([]string{"ctr", "-n", "k8s.io", "tasks", "exec", "--exec-id", id, k.id, "/workload"}, args...)...)
+}
+
+// KillSidecar ends a pod's sidecar as a crash would, and returns when it runs again: as another process, ready or not.
 func KillSidecar(t T, p *corev1.Pod) {
 	t.Helper()
-	s := SidecarStatus(p)
-	if s == nil {
-		t.Fatalf("pod %s has no sidecar", p.Name)
+	before, err := runningTask(t.Context(), p, Sidecar)
+	if err != nil {
+		t.Fatalf("find the sidecar: %v", err)
 	}
-	pid := strconv.Itoa(ContainerPID(t, p.Spec.NodeName, s.ContainerID))
-	NodeExec(t, p.Spec.NodeName, "kill", "-KILL", pid)
-	Eventually(t, Deadline, "end of process "+pid, func() error {
-		if _, err := nodeExec(t.Context(), p.Spec.NodeName, "kill", "-0", pid); err == nil {
-			return fmt.Errorf("it runs")
+	NodeExec(t, p.Spec.NodeName, "kill", "-KILL", before.pid)
+	Eventually(t, Deadline, "another sidecar in "+p.Name, func() error {
+		now, err := runningTask(t.Context(), p, Sidecar)
+		if err == nil && now.id == before.id {
+			return fmt.Errorf("the one before runs")
 		}
-		return nil
+		return err
 	})
 }
 
