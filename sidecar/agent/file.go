@@ -1,61 +1,59 @@
 package agent
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"time"
-
-	"go.yaml.in/yaml/v3"
+	"strconv"
+	"strings"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/netstack"
 	"github.com/tenantwire/tenantwire/sidecar/relay"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
-// maxFile bounds a configuration file in bytes.
-const maxFile = 4 << 20
-
 // file is the configuration of a sidecar without a cluster. Paths are relative to the file's folder.
 type file struct {
 	Interface struct {
-		PrivateKeyFile string         `yaml:"privateKeyFile"`
-		Addresses      []netip.Prefix `yaml:"addresses"`
-		ListenPort     uint16         `yaml:"listenPort"` // 0: any
-		MTU            int            `yaml:"mtu"`        // 0: 1420
+		PrivateKeyFile scalar   `yaml:"privateKeyFile"`
+		Addresses      []scalar `yaml:"addresses"`
+		ListenPort     scalar   `yaml:"listenPort"` // 0: any
+		MTU            scalar   `yaml:"mtu"`        // 0: 1420
 	} `yaml:"interface"`
 	Peers    []filePeer    `yaml:"peers"`
 	Forwards []fileForward `yaml:"forwards"`
 	Expose   []fileExpose  `yaml:"expose"`
 	Proxies  struct {
-		SOCKS5      netip.AddrPort `yaml:"socks5"`
-		HTTPConnect netip.AddrPort `yaml:"httpConnect"`
+		SOCKS5      scalar `yaml:"socks5"`
+		HTTPConnect scalar `yaml:"httpConnect"`
 	} `yaml:"proxies"`
-	Health netip.AddrPort `yaml:"health"`
+	Health scalar `yaml:"health"`
 }
 
 type filePeer struct {
-	PublicKey        string         `yaml:"publicKey"`
-	PresharedKeyFile string         `yaml:"presharedKeyFile"`
-	Endpoint         netip.AddrPort `yaml:"endpoint"`
-	AllowedIPs       []netip.Prefix `yaml:"allowedIPs"`
-	Keepalive        time.Duration  `yaml:"keepalive"`
+	PublicKey        scalar   `yaml:"publicKey"`
+	PresharedKeyFile scalar   `yaml:"presharedKeyFile"`
+	Endpoint         scalar   `yaml:"endpoint"`
+	AllowedIPs       []scalar `yaml:"allowedIPs"`
+	Keepalive        scalar   `yaml:"keepalive"`
 }
 
 type fileForward struct {
-	Listen   netip.AddrPort   `yaml:"listen"`
-	Protocol string           `yaml:"protocol"`
-	Targets  []netip.AddrPort `yaml:"targets"`
+	Listen   scalar   `yaml:"listen"`
+	Protocol scalar   `yaml:"protocol"`
+	Targets  []scalar `yaml:"targets"`
 }
 
 type fileExpose struct {
-	Port     uint16         `yaml:"port"`
-	Protocol string         `yaml:"protocol"`
-	To       netip.AddrPort `yaml:"to"` // default 127.0.0.1:port
+	Port     scalar `yaml:"port"`
+	Protocol scalar `yaml:"protocol"`
+	To       scalar `yaml:"to"` // default 127.0.0.1:port
 }
 
 // static is a parsed file with everything it refers to.
@@ -80,36 +78,64 @@ func readStatic(path string) (*static, error) {
 	return s, nil
 }
 
+// maxSecret bounds a key file in bytes: a key has 44, and whoever keeps comments beside it has the wrong file.
+const maxSecret = 256
+
+// readSecret reads a key file that nobody else can read. Its errors do not say the file's name.
 func readSecret(dir, name string) (string, error) {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(dir, name)
 	}
-	st, err := os.Stat(name)
+	st, err := os.Stat(name) // before opening: opening a pipe would wait
 	if err != nil {
-		return "", err
+		return "", bare(err)
+	}
+	if !st.Mode().IsRegular() {
+		return "", errors.New("not a file")
 	}
 	if st.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("%s: mode %#o lets others read the key, want 0600", name, st.Mode().Perm())
+		return "", fmt.Errorf("mode %#o lets others read the key, want 0600", st.Mode().Perm())
 	}
-	b, err := os.ReadFile(name)
-	return string(b), err
+	f, err := os.Open(name)
+	if err != nil {
+		return "", bare(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret))
+	return string(b), bare(err)
 }
 
-// parseStatic turns text into a checked configuration; secret reads a key file. Unknown fields are errors: they are typing errors.
+// bare takes the file's name from an error.
+func bare(err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// secretError names a key file, unless its name may be the key itself: that is the mistake to make here.
+func secretError(name scalar, err error) error {
+	text := strings.TrimRight(strings.TrimSpace(string(name)), "=")
+	if _, not64 := base64.RawStdEncoding.DecodeString(text); not64 == nil && len(text) >= 40 {
+		return fmt.Errorf("%w (the value is left out because it looks like a key: want the name of a file that holds it)", err)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// parseStatic turns text into a checked configuration; secret reads a key file.
 func parseStatic(r io.Reader, secret func(name string) (string, error)) (*static, error) {
 	var f file
-	d := yaml.NewDecoder(io.LimitReader(r, maxFile))
-	d.KnownFields(true)
-	if err := d.Decode(&f); err != nil {
-		return nil, fmt.Errorf("parse: %w", err)
+	if err := decodeFile(r, &f); err != nil {
+		return nil, err
 	}
-	s := &static{listenPort: f.Interface.ListenPort}
-	if f.Health.IsValid() {
-		s.health = f.Health.String()
-	}
+	s := &static{}
 	var err error
 	if s.private, err = f.privateKey(secret); err != nil {
 		return nil, err
+	}
+	if s.listenPort, err = f.Interface.ListenPort.port(0); err != nil {
+		return nil, fmt.Errorf("interface.listenPort: %w", err)
 	}
 	if s.desired.iface, err = f.iface(); err != nil {
 		return nil, err
@@ -117,42 +143,60 @@ func parseStatic(r io.Reader, secret func(name string) (string, error)) (*static
 	if err := f.peers(s, secret); err != nil {
 		return nil, err
 	}
-	return s, f.relay(&s.desired)
+	if err := f.relay(s); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (f *file) privateKey(secret func(string) (string, error)) (key.Private, error) {
-	if f.Interface.PrivateKeyFile == "" {
+	name := f.Interface.PrivateKeyFile
+	if name == "" {
 		return key.Private{}, errors.New("interface.privateKeyFile: missing; make one with: wg genkey")
 	}
-	text, err := secret(f.Interface.PrivateKeyFile)
-	if err != nil {
-		return key.Private{}, fmt.Errorf("interface.privateKeyFile: %w", err)
+	text, err := secret(string(name))
+	if err == nil {
+		var k key.Private
+		if k, err = key.ParsePrivate(text); err == nil {
+			return k, nil
+		}
 	}
-	k, err := key.ParsePrivate(text)
-	if err != nil {
-		return key.Private{}, fmt.Errorf("interface.privateKeyFile: %w", err)
-	}
-	return k, nil
+	return key.Private{}, fmt.Errorf("interface.privateKeyFile: %w", secretError(name, err))
 }
 
 func (f *file) iface() (datapath.Interface, error) {
-	i := datapath.Interface{Addresses: f.Interface.Addresses, MTU: f.Interface.MTU}
-	if i.MTU == 0 {
-		i.MTU = 1420
+	i := datapath.Interface{MTU: 1420}
+	if m := f.Interface.MTU; m != "" && m != "0" {
+		n, err := strconv.Atoi(string(m))
+		if err != nil || n < wire.MinMTU || n > wire.MaxMTU {
+			return i, fmt.Errorf("interface.mtu: %s is not 0 or %d to %d", m, wire.MinMTU, wire.MaxMTU)
+		}
+		i.MTU = n
 	}
-	hosts := make([]netip.Prefix, len(i.Addresses))
-	for n, a := range i.Addresses {
-		hosts[n] = netip.PrefixFrom(a.Addr(), a.Addr().BitLen())
+	if len(f.Interface.Addresses) == 0 {
+		return i, errors.New("interface.addresses: empty, want at least one, like 10.7.0.2/32")
 	}
-	i.Addresses = hosts
-	c := wire.Config{Interface: wire.Interface{Addresses: hosts, MTU: i.MTU}}
-	return i, c.Validate()
+	for n, text := range f.Interface.Addresses {
+		p, err := text.prefix()
+		if err != nil {
+			return i, fmt.Errorf("interface.addresses[%d]: %w", n, err)
+		}
+		// The prefix length of wg-quick's form has no meaning here: what a peer may use is said by its allowedIPs.
+		i.Addresses = append(i.Addresses, netip.PrefixFrom(p.Addr(), p.Addr().BitLen()))
+		if err := netstack.ValidateInterface(i); err != nil {
+			return i, fmt.Errorf("interface.addresses[%d]: %s: %w", n, text, err)
+		}
+	}
+	return i, nil
 }
 
 func (f *file) peers(s *static, secret func(string) (string, error)) error {
 	s.desired.peers = make(map[key.Public]datapath.Peer, len(f.Peers))
 	self := s.private.Public()
 	owner := map[netip.Prefix]int{}
+	for _, a := range s.desired.iface.Addresses {
+		owner[a] = -1
+	}
 	for i, p := range f.Peers {
 		peer, err := p.parse(secret)
 		if err != nil {
@@ -162,11 +206,15 @@ func (f *file) peers(s *static, secret func(string) (string, error)) error {
 			return fmt.Errorf("peers[%d].publicKey: %s is that of an earlier peer", i, peer.PublicKey)
 		}
 		if peer.PublicKey == self {
-			return fmt.Errorf("peers[%d].publicKey: %s is our own", i, peer.PublicKey)
+			return fmt.Errorf("peers[%d].publicKey: %s is our own, want the other end's", i, peer.PublicKey)
 		}
-		for _, a := range peer.AllowedIPs {
-			if j, taken := owner[a]; taken {
-				return fmt.Errorf("peers[%d].allowedIPs: %s is that of peers[%d]", i, a, j)
+		for j, a := range peer.AllowedIPs {
+			other, taken := owner[a]
+			if taken && other < 0 {
+				return fmt.Errorf("peers[%d].allowedIPs[%d]: %s is our own address, want the other end's", i, j, a)
+			}
+			if taken {
+				return fmt.Errorf("peers[%d].allowedIPs[%d]: %s is listed in peers[%d] already, want it once", i, j, a, other)
 			}
 			owner[a] = i
 		}
@@ -176,105 +224,61 @@ func (f *file) peers(s *static, secret func(string) (string, error)) error {
 }
 
 func (p *filePeer) parse(secret func(string) (string, error)) (peer datapath.Peer, err error) {
-	if peer.PublicKey, err = key.ParsePublic(p.PublicKey); err != nil {
-		return peer, fmt.Errorf("publicKey: %w", err)
+	if peer.PublicKey, err = key.ParsePublic(string(p.PublicKey)); err != nil {
+		return peer, fmt.Errorf("publicKey: %s is not a public key: want 32 bytes in base64 (44 characters), as wg pubkey prints", p.PublicKey)
 	}
 	if p.PresharedKeyFile != "" {
-		text, err := secret(p.PresharedKeyFile)
+		text, err := secret(string(p.PresharedKeyFile))
+		if err == nil {
+			peer.PresharedKey, err = key.ParsePreshared(text)
+		}
 		if err != nil {
-			return peer, fmt.Errorf("presharedKeyFile: %w", err)
-		}
-		if peer.PresharedKey, err = key.ParsePreshared(text); err != nil {
-			return peer, fmt.Errorf("presharedKeyFile: %w", err)
+			return peer, fmt.Errorf("presharedKeyFile: %w", secretError(p.PresharedKeyFile, err))
 		}
 	}
-	if e := p.Endpoint; e != (netip.AddrPort{}) && (e.Port() == 0 || e.Addr().IsUnspecified()) {
-		return peer, fmt.Errorf("endpoint: %s is not an address and a port from 1 to 65535", e)
+	if peer.Endpoint, err = p.Endpoint.addrPort(); err != nil {
+		return peer, fmt.Errorf("endpoint: %w; names are not looked up", err)
 	}
-	if p.Keepalive < 0 || p.Keepalive > 65535*time.Second || p.Keepalive%time.Second != 0 {
-		return peer, fmt.Errorf("keepalive: %s is not whole seconds up to 65535s", p.Keepalive)
+	if a := peer.Endpoint.Addr(); a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return peer, fmt.Errorf("endpoint: %s is not the address of one host", p.Endpoint)
 	}
-	peer.Endpoint, peer.Keepalive = p.Endpoint, p.Keepalive
-	for _, a := range p.AllowedIPs {
-		if !a.IsValid() || a.Addr().Is4In6() || a != a.Masked() {
-			return peer, fmt.Errorf("allowedIPs: %s is not a range without host bits, like %s", a, a.Masked())
+	if peer.Keepalive, err = p.Keepalive.seconds(); err != nil {
+		return peer, fmt.Errorf("keepalive: %w", err)
+	}
+	if len(p.AllowedIPs) == 0 {
+		return peer, errors.New("allowedIPs: empty, want the inner addresses that the peer may use, like 10.7.0.1/32")
+	}
+	for i, text := range p.AllowedIPs {
+		a, err := text.prefix()
+		if err != nil {
+			return peer, fmt.Errorf("allowedIPs[%d]: %w", i, err)
+		}
+		if a != a.Masked() {
+			return peer, fmt.Errorf("allowedIPs[%d]: %s has host bits, want %s", i, text, a.Masked())
 		}
 		peer.AllowedIPs = append(peer.AllowedIPs, a)
 	}
 	return peer, nil
 }
 
-func (f *file) relay(d *desired) error {
-	listens := map[string]int{}
-	for i, fw := range f.Forwards {
-		proto, err := parseProtocol(fw.Protocol)
-		if err != nil {
-			return fmt.Errorf("forwards[%d].protocol: %w", i, err)
-		}
-		if !fw.Listen.Addr().IsLoopback() || fw.Listen.Port() == 0 {
-			return fmt.Errorf("forwards[%d].listen: %s is not a loopback address and a port from 1 to 65535", i, fw.Listen)
-		}
-		name := fmt.Sprintf("%s/%s", fw.Listen, proto)
-		if j, taken := listens[name]; taken {
-			return fmt.Errorf("forwards[%d].listen: %s is that of forwards[%d]", i, name, j)
-		}
-		listens[name] = i
-		for _, t := range fw.Targets {
-			if !t.IsValid() || t.Port() == 0 || t.Addr().IsLoopback() || t.Addr().IsUnspecified() {
-				return fmt.Errorf("forwards[%d].targets: %s is not an address inside the tunnel and a port from 1 to 65535", i, t)
+// reaches says whether a peer owns an inner address.
+func (d *desired) reaches(to netip.Addr) bool {
+	for _, p := range d.peers {
+		for _, a := range p.AllowedIPs {
+			if a.Contains(to) {
+				return true
 			}
 		}
-		if len(fw.Targets) == 0 {
-			return fmt.Errorf("forwards[%d].targets: empty, want at least one", i)
-		}
-		d.forwards = append(d.forwards, relay.Forward{Name: name, Listen: fw.Listen, Protocol: proto, Targets: fw.Targets})
 	}
-	return f.inbound(d)
+	return false
 }
 
-func (f *file) inbound(d *desired) error {
-	for i, e := range f.Expose {
-		proto, err := parseProtocol(e.Protocol)
-		if err != nil {
-			return fmt.Errorf("expose[%d].protocol: %w", i, err)
-		}
-		if e.Port == 0 {
-			return fmt.Errorf("expose[%d].port: 0 is not 1..65535", i)
-		}
-		to := e.To
-		if to == (netip.AddrPort{}) {
-			to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), e.Port)
-		}
-		if !to.Addr().IsLoopback() || to.Port() == 0 {
-			return fmt.Errorf("expose[%d].to: %s is not a loopback address and a port from 1 to 65535", i, to)
-		}
-		d.inbound = append(d.inbound, relay.Inbound{Port: e.Port, Protocol: proto, To: to})
-	}
-	for name, at := range map[string]netip.AddrPort{"socks5": f.Proxies.SOCKS5, "httpConnect": f.Proxies.HTTPConnect} {
-		if at != (netip.AddrPort{}) && (!at.Addr().IsLoopback() || at.Port() == 0) {
-			return fmt.Errorf("proxies.%s: %s is not a loopback address and a port from 1 to 65535", name, at)
-		}
-	}
-	routes := d.peers
-	d.proxies = relay.Proxies{SOCKS5: f.Proxies.SOCKS5, HTTP: f.Proxies.HTTPConnect, Allow: func(to netip.AddrPort) bool {
-		for _, p := range routes {
-			for _, a := range p.AllowedIPs {
-				if a.Contains(to.Addr()) {
-					return true
-				}
-			}
-		}
-		return false
-	}}
-	return nil
-}
-
-func parseProtocol(s string) (relay.Protocol, error) {
+func parseProtocol(s scalar) (relay.Protocol, error) {
 	switch s {
 	case "", "TCP":
 		return relay.TCP, nil
 	case "UDP":
 		return relay.UDP, nil
 	}
-	return "", fmt.Errorf("%q is not TCP or UDP", s)
+	return "", fmt.Errorf("%s is not TCP or UDP", s)
 }
