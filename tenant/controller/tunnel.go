@@ -72,10 +72,10 @@ func (r *tunnelReconciler) gather(ctx context.Context, name types.NamespacedName
 	if err := reader.List(ctx, &members, client.InNamespace(name.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return in, fmt.Errorf("list the members of namespace %s: %w", name.Namespace, err)
 	}
-	if reader == r.live {
+	in.Members = rec.overlay(members.Items, r.memory.now())
+	if reader == r.live { // after overlay: it is the cache that has to confirm them
 		rec.remember(members.Items, name.Name, r.memory.now())
 	}
-	in.Members = rec.overlay(members.Items, r.memory.now())
 	if in.Tunnel == nil {
 		return in, nil
 	}
