@@ -2,7 +2,7 @@
 // and HTTP. It knows nothing of what network it is on, retries nothing, needs no privilege and writes no file.
 //
 //	workload serve ROLE=ADDRESS...   roles: http tcp-echo udp-echo sink half-close reset; "serve" alone is http=:8080
-//	workload get [-n N] [-interval D] [-timeout D] URL...    one line for each request
+//	workload get [-n N] [-interval D] [-timeout D] [-proxy URL] URL...    one line for each request
 //	workload download URL                      reads a body and tells its length and hash (http role: /download?bytes=N)
 //	workload upload URL N                      posts N bytes and compares the hash (http role: /upload)
 //	workload send ADDRESS N                    sends N bytes to a sink, half-closes and compares the hash it answers

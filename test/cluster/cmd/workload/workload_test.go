@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -81,4 +85,31 @@ func waitFor(t *testing.T, address string) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Fatal(fmt.Errorf("wait for %s: %w", address, err))
+}
+
+func TestGetThroughAProxy(t *testing.T) {
+	var asked atomic.Value
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Store(r.Host); r.Method != http.MethodConnect || r.Host == "refused.example:80" {
+			http.Error(w, "no", http.StatusForbidden)
+			return
+		}
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\n\r\n")
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+	}))
+	defer proxy.Close()
+	if got := run([]string{"get", "-proxy", proxy.URL, "http://nowhere.example/"}); got != 0 || asked.Load() != "nowhere.example:80" {
+		t.Errorf("exit status %d, the proxy was asked for %v", got, asked.Load())
+	}
+	if got := run([]string{"get", "-proxy", proxy.URL, "http://refused.example/"}); got != 1 {
+		t.Errorf("exit status %d although the proxy refused", got)
+	}
 }
