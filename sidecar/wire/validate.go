@@ -2,7 +2,6 @@ package wire
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,7 +60,7 @@ func validatePeers(peers []Peer) error {
 		if i > 0 && comparePeers(peers[i-1], p) >= 0 {
 			return fmt.Errorf("peers[%d].publicKey: %s is out of order or a duplicate", i, p.PublicKey)
 		}
-		if p.Endpoint != (netip.AddrPort{}) && (p.Endpoint.Port() == 0 || !p.Endpoint.Addr().IsValid() || p.Endpoint.Addr().IsUnspecified()) {
+		if p.Endpoint != (netip.AddrPort{}) && !dialable(p.Endpoint) {
 			return fmt.Errorf("peers[%d].endpoint: %s is not an address and port", i, p.Endpoint)
 		}
 		if p.KeepaliveSeconds < 0 || p.KeepaliveSeconds > 65535 {
@@ -78,6 +77,12 @@ func validatePeers(peers []Peer) error {
 		}
 	}
 	return nil
+}
+
+// dialable says whether a datagram can be sent to one host there. A zone names an interface of whoever wrote it, not of ours.
+func dialable(e netip.AddrPort) bool {
+	a := e.Addr()
+	return e.Port() != 0 && a.IsValid() && a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast()
 }
 
 func (s Service) validate() error {
@@ -117,7 +122,7 @@ type Reader struct{ s *bufio.Scanner }
 // NewReader reads Events from r, one a line.
 func NewReader(r io.Reader) *Reader {
 	s := bufio.NewScanner(r)
-	s.Buffer(make([]byte, 0, 4096), MaxEvent)
+	s.Buffer(make([]byte, 0, 4096), MaxEvent+2) // the line's end, and the byte that the scanner wants to spare
 	return &Reader{s}
 }
 
@@ -131,8 +136,7 @@ func (r *Reader) Next() (Event, error) {
 		return Event{}, io.EOF
 	}
 	var e Event
-	d := json.NewDecoder(bytes.NewReader(r.s.Bytes()))
-	if err := d.Decode(&e); err != nil {
+	if err := json.Unmarshal(r.s.Bytes(), &e); err != nil { // unlike a Decoder it refuses what follows the value
 		return Event{}, fmt.Errorf("decode event: %w", err)
 	}
 	return e, e.validate()
