@@ -139,7 +139,7 @@ func (r *Relay) dial(ctx context.Context, targets []netip.AddrPort) (datapath.St
 		}
 		r.balancer.mark(t, false, time.Now())
 		why = dialReason(ctx, err)
-		r.log.Debug("dial target", "target", t, "reason", why, "error", err)
+		r.log.Debug("dial target", "target", t, "reason", why.String(), "error", err)
 	}
 	if context.Cause(ctx) == context.DeadlineExceeded {
 		return nil, netip.AddrPort{}, Timeout

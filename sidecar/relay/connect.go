@@ -118,7 +118,7 @@ func (r *Relay) serveConnect(ctx context.Context, c localStream, m *meter) {
 	s, target, why := r.connectTo(ctx, d)
 	if why != None {
 		writeConnectError(c, connectStatus(why), "reason: "+why.String())
-		r.failed(m, why, "to", d)
+		r.failed(m, why, "to", d.String())
 		closeAfterReply(c)
 		return
 	}

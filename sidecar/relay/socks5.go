@@ -202,7 +202,7 @@ func (r *Relay) socksConnect(ctx context.Context, c localStream, d destination, 
 	s, target, why := r.connectTo(ctx, d)
 	if why != None {
 		_ = writeSOCKSReply(c, socksCode(why), netip.AddrPort{})
-		r.failed(m, why, "to", d)
+		r.failed(m, why, "to", d.String())
 		closeAfterReply(c)
 		return
 	}

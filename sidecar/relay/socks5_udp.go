@@ -122,7 +122,7 @@ func (a *association) packet(b []byte) {
 	}
 	if f == nil {
 		if f, why = a.start(key, to); why != None {
-			a.r.failed(a.meter, why, "to", d)
+			a.r.failed(a.meter, why, "to", d.String())
 			return
 		}
 	}

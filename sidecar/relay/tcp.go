@@ -126,7 +126,7 @@ func (t *tcpForward) handle(ctx context.Context, c localStream) {
 func (r *Relay) failed(m *meter, why Reason, args ...any) {
 	m.fail(why)
 	if suppressed, ok := m.mayLog(time.Now()); ok {
-		args = append(args, "direction", m.key.dir, "name", m.key.name, "protocol", m.key.proto, "reason", why, "suppressed", suppressed)
+		args = append(args, "direction", m.key.dir, "name", m.key.name, "protocol", m.key.proto, "reason", why.String(), "suppressed", suppressed)
 		r.log.Warn("connection not carried", args...)
 	}
 }
