@@ -33,13 +33,14 @@ demo: image ## Show what TenantWire does on a real cluster
 bench: ## Run the benchmarks
 	go test -run '^$$' -bench . ./...
 
-generate: ## Write deepcopy functions, CRDs and the operator's role from the markers in the code
+generate: ## Write deepcopy functions, CRDs and the operator's role from the markers, and manifests/install.yaml
 	$(TOOL) controller-gen object paths=./tenant/...
 	$(TOOL) controller-gen crd paths=./tenant/... output:crd:dir=manifests/crds
 	$(if $(RBAC_PATHS),$(TOOL) controller-gen rbac:roleName=tenantwire-operator $(RBAC_PATHS) output:rbac:dir=manifests/rbac)
+	go run ./manifests/gen
 
 verify: generate ## Check that generated files are committed, formatting and go vet
-	git diff --exit-code -- manifests/crds manifests/rbac ':(glob)**/zz_generated*'
+	git diff --exit-code -- manifests/crds manifests/rbac manifests/install.yaml ':(glob)**/zz_generated*'
 	new=$$(git ls-files --others --exclude-standard -- manifests/crds manifests/rbac ':(glob)**/zz_generated*'); [[ -z $$new ]] || { echo "not committed: $$new"; exit 1; }
 	bad=$$(git ls-files -- '*.go' | xargs gofmt -l); [[ -z $$bad ]] || { echo "not formatted: $$bad"; exit 1; }
 	for m in $(MODULES); do (cd $$m && go vet ./...); done

@@ -23,7 +23,7 @@ const (
 	CAKey          = "ca.crt"
 	TokenKey       = "token"
 	ListenPort     = 51820 // UDP: the outer WireGuard port
-	HealthPort     = 15021 // TCP: /readyz, /healthz and metrics
+	HealthPort     = 51821 // TCP: /readyz, /healthz and metrics
 )
 
 // tokenSeconds is how long a member's token lives; the kubelet renews it at 80 %.

@@ -40,7 +40,8 @@ type candidate struct {
 	Input
 	tunnel   *v1alpha1.TenantTunnel
 	names    []Name
-	lowPort  bool // a port below 1024 is or may be carried
+	held     []v1alpha1.Port // carried ports that the application holds, on its own Service
+	lowPort  bool            // a port below 1024 is or may be carried
 	plan     *Plan
 	warnings []string
 }

@@ -197,7 +197,7 @@ func TestDecide(t *testing.T) {
 		{"health port", func(in *Input) {
 			in.Pod.Spec.InitContainers[0].Ports = []corev1.ContainerPort{{ContainerPort: HealthPort}}
 		}, ReservedPort, []string{"spec.initContainers[0].ports[0]"}},
-		{"health port exposed", annotate(v1alpha1.AnnotationExpose, "15021"), ReservedPort, []string{v1alpha1.AnnotationExpose}},
+		{"health port exposed", annotate(v1alpha1.AnnotationExpose, "51821"), ReservedPort, []string{v1alpha1.AnnotationExpose}},
 		{"probe of the health port", func(in *Input) {
 			container(in).ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(HealthPort)}}}
 		}, ReservedPort, []string{"spec.containers[0].readinessProbe.tcpSocket.port"}},
@@ -232,6 +232,13 @@ func TestDecide(t *testing.T) {
 			in.Pod.Labels["app"] = "web"
 			container(in).Ports = []corev1.ContainerPort{{ContainerPort: 8080}}
 		}, Injected, nil},
+		{"port that its own Service leads to, undeclared, of another Service", func(in *Input) {
+			in.Pod.Labels["app"] = "web"
+			other := in.Services[0].DeepCopy()
+			other.Name, other.Spec.Selector = "api", map[string]string{"app": "api"}
+			in.Services = append(in.Services, *other)
+			in.Tunnels[0].Spec.Expose = append(in.Tunnels[0].Spec.Expose, v1alpha1.ExposedService{Service: "api"})
+		}, PortConflict, []string{"8080/TCP", "api"}},
 		{"port of a Service without selector", func(in *Input) {
 			in.Services[0].Spec.Selector = nil
 			container(in).Ports = []corev1.ContainerPort{{ContainerPort: 8080}}
@@ -356,6 +363,22 @@ func TestConfigValidate(t *testing.T) {
 		c := testConfig()
 		if spoil(c); c.Validate() == nil {
 			t.Errorf("%s is valid", name)
+		}
+	}
+}
+
+// Behind its own Service on the same port, the application holds the port whether the pod declares it or not: the sidecar must not
+// take it first.
+func TestOwnPortIsLeftToTheApplication(t *testing.T) {
+	for _, declared := range []bool{true, false} {
+		in := testInput()
+		in.Pod.Labels["app"] = "web"
+		if declared {
+			in.Pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080}}
+		}
+		d := Decide(finish(t, in))
+		if d.Plan == nil || !slices.Contains(d.Plan.Container.Args, "--own-port=8080/TCP") {
+			t.Errorf("declared %t: %s: %+v", declared, d.Message, d.Plan)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
@@ -25,6 +26,8 @@ type Name struct {
 	ports []v1alpha1.Port
 	known bool // ports is what there is; false for a Service that does not exist yet
 	own   bool // a Service that this very pod stands behind
+	// targets are the ports of this pod that the own Service leads to, as far as the Service says them by number.
+	targets []v1alpha1.Port
 }
 
 // carriedNames derives what the pod carries: the tunnel's Services by name, then its hosts, as far as the annotation lists them.
@@ -83,11 +86,13 @@ func (c *candidate) serviceName(name string, svc *corev1.Service) Name {
 	n.known = true
 	n.own = len(svc.Spec.Selector) > 0 && labels.SelectorFromSet(svc.Spec.Selector).Matches(labels.Set(c.Pod.Labels))
 	for _, p := range svc.Spec.Ports {
-		switch p.Protocol {
-		case corev1.ProtocolTCP, "":
-			n.ports = append(n.ports, v1alpha1.Port{Port: p.Port, Protocol: v1alpha1.TCP})
-		case corev1.ProtocolUDP:
-			n.ports = append(n.ports, v1alpha1.Port{Port: p.Port, Protocol: v1alpha1.UDP})
+		protocol := v1alpha1.Protocol(cmp.Or(p.Protocol, corev1.ProtocolTCP))
+		if protocol != v1alpha1.TCP && protocol != v1alpha1.UDP {
+			continue
+		}
+		n.ports = append(n.ports, v1alpha1.Port{Port: p.Port, Protocol: protocol})
+		if target := cmp.Or(p.TargetPort.IntVal, p.Port); n.own && p.TargetPort.Type == intstr.Int {
+			n.targets = append(n.targets, v1alpha1.Port{Port: target, Protocol: protocol})
 		}
 	}
 	return n

@@ -100,6 +100,9 @@ func (c *candidate) args() []string {
 	for _, n := range c.names {
 		args = append(args, fmt.Sprintf("--name=%s=%s", n.Name, n.Address))
 	}
+	for _, p := range c.held {
+		args = append(args, "--own-port="+portName(p))
+	}
 	for _, p := range c.tunnel.Spec.Proxies {
 		args = append(args, fmt.Sprintf("--proxy=%s=%d", p.Protocol, p.Port))
 	}

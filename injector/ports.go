@@ -24,11 +24,15 @@ var ownPorts = []v1alpha1.Port{{Port: ListenPort, Protocol: v1alpha1.UDP}, {Port
 
 // portsFree refuses a pod in which application and sidecar would need the same port. The application listens on every address of
 // the pod and the sidecar on one loopback address per name: Linux gives a port to one of them only, and the sidecar starts first.
-// Behind its own Service the pod answers itself: the sidecar leaves those ports alone.
+// Behind its own Service the pod answers itself: the sidecar leaves those ports alone. The application's ports are those that the pod
+// declares, and those that its own Services lead to.
 func portsFree(c *candidate) finding {
 	application, err := tenant.PodPorts(c.Pod)
 	if err != nil {
 		return finding{MalformedAnnotation, fmt.Sprintf("metadata.annotations[%s]: %v", v1alpha1.AnnotationExpose, err)}
+	}
+	for _, n := range c.names {
+		application = append(application, n.targets...)
 	}
 	for _, n := range c.names {
 		for _, p := range n.ports {
@@ -38,6 +42,9 @@ func portsFree(c *candidate) finding {
 			case !slices.Contains(application, p):
 			case n.own:
 				c.warn("the pod is behind Service %s: inside the pod, %s:%d leads to itself", n.Name, n.Name, p.Port)
+				if !slices.Contains(c.held, p) {
+					c.held = append(c.held, p)
+				}
 			default:
 				return finding{PortConflict, fmt.Sprintf(
 					"the pod listens on %s and carries %s, which has the same port: the sidecar has to listen on it for that name; give the Service or the container another port (for example port: 80 with targetPort: %d), or %s",

@@ -41,7 +41,7 @@ func run() int {
 type flags struct {
 	config, coordinator, tokenFile, caFile, stateDir, datapath, logLevel string
 	listenPort, healthPort                                               uint16
-	names, proxies                                                       []string
+	names, ownPorts, proxies                                             []string
 	drain                                                                time.Duration
 	check                                                                bool
 }
@@ -67,8 +67,9 @@ peers, forwards, expose and proxies; SIGHUP reads it again.`,
 	p.StringVar(&f.stateDir, "state-dir", "/var/lib/tenantwire", "memory-backed folder for the key and the last configuration")
 	p.StringVar(&f.datapath, "datapath", "Auto", "Auto, Kernel, TUN or Netstack")
 	p.Uint16Var(&f.listenPort, "listen-port", 51820, "outer UDP port")
-	p.Uint16Var(&f.healthPort, "health-port", 15021, "TCP port of /healthz, /readyz and /metrics")
+	p.Uint16Var(&f.healthPort, "health-port", 51821, "TCP port of /healthz, /readyz and /metrics")
 	p.StringArrayVar(&f.names, "name", nil, "NAME=ADDRESS: carry a name, listening on a loopback address (repeatable)")
+	p.StringArrayVar(&f.ownPorts, "own-port", nil, "PORT/PROTOCOL: the application's, never listened on for any name (repeatable)")
 	p.StringArrayVar(&f.proxies, "proxy", nil, "SOCKS5=PORT or HTTPConnect=PORT: a proxy on 127.0.0.1 (repeatable)")
 	p.DurationVar(&f.drain, "drain", 10*time.Second, "how long open connections may finish after SIGTERM")
 	p.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -116,6 +117,13 @@ func (f *flags) member(log *slog.Logger) (agent.Options, error) {
 			return o, fmt.Errorf("--name: %q is not NAME=ADDRESS", n)
 		}
 		o.Names[name] = a
+	}
+	for _, text := range f.ownPorts {
+		p, err := agent.ParsePort(text)
+		if err != nil {
+			return o, fmt.Errorf("--own-port: %w", err)
+		}
+		o.OwnPorts = append(o.OwnPorts, p)
 	}
 	for _, p := range f.proxies {
 		if err := setProxy(&o, p); err != nil {

@@ -15,9 +15,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
 // Options configure a member.
@@ -32,6 +35,7 @@ type Options struct {
 	HealthAddr  string                // address of /healthz, /readyz and /metrics
 	Datapath    string                // Auto or a datapath.Kind
 	Names       map[string]netip.Addr // carried name -> loopback address to listen on
+	OwnPorts    []wire.Port           // the application's: never listened on for any name
 	SOCKS5      netip.AddrPort        // loopback; zero: off
 	HTTPConnect netip.AddrPort        // loopback; zero: off
 	Drain       time.Duration         // how long open connections may finish after SIGTERM
@@ -57,6 +61,17 @@ func (o *Options) Validate() error {
 	}
 	_, err := chooseDatapath(o.Datapath)
 	return err
+}
+
+// ParsePort reads PORT/PROTOCOL, for example 8080/TCP.
+func ParsePort(s string) (wire.Port, error) {
+	number, protocol, _ := strings.Cut(s, "/")
+	n, err := strconv.ParseUint(number, 10, 16)
+	p := wire.Port{Port: uint16(n), Protocol: wire.Protocol(protocol)}
+	if err != nil || n == 0 || p.Protocol != wire.TCP && p.Protocol != wire.UDP {
+		return wire.Port{}, fmt.Errorf("%q is not PORT/TCP or PORT/UDP with a port from 1 to 65535", s)
+	}
+	return p, nil
 }
 
 // chooseDatapath picks what moves the packets and says why.
@@ -99,25 +114,36 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // RunMember runs a member until ctx ends.
 func RunMember(ctx context.Context, o Options) error {
-	if err := o.Validate(); err != nil {
+	m, err := newMember(o)
+	if err != nil {
 		return err
+	}
+	defer m.client.closeIdle()
+	return serve(ctx, o.HealthAddr, o.Drain, m.plane, o.Log, m.run)
+}
+
+// newMember reads the member's key, or makes it; nothing runs yet.
+func newMember(o Options) (*member, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
 	}
 	store, err := openStore(o.StateDir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	private, err := store.key()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	reason, err := chooseDatapath(o.Datapath)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	m := &member{Options: o, store: store, public: private.Public(), datapathReason: reason, reports: make(chan struct{}, 1)}
-	m.plane = newPlane(private, o.ListenPort, o.Log)
-	m.client = newClient(o.Coordinator, o.TokenFile, o.CAFile)
-	return serve(ctx, o.HealthAddr, o.Drain, m.plane, o.Log, m.run)
+	return &member{
+		Options: o, store: store, public: private.Public(), datapathReason: reason,
+		silence: 3 * wire.HeartbeatInterval, reports: make(chan struct{}, 1),
+		plane: newPlane(private, o.ListenPort, o.Log), client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
+	}, nil
 }
 
 // serve runs the health endpoint beside run until ctx ends, then drains and closes the plane.

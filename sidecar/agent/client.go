@@ -67,10 +67,20 @@ func (c *client) transport() (*http.Client, error) {
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 5 * time.Second,
 		MaxIdleConns:        2,
-		IdleConnTimeout:     time.Minute,
-		Proxy:               nil, // the tunnel's own proxies must not carry what sets the tunnel up
+		// A connection whose other end is gone without a word is found out even while a stream waits on it.
+		HTTP2:           &http.HTTP2Config{SendPingTimeout: wire.HeartbeatInterval, PingTimeout: 5 * time.Second},
+		IdleConnTimeout: time.Minute,
+		Proxy:           nil, // the tunnel's own proxies must not carry what sets the tunnel up
 	}}
 	return c.http, nil
+}
+
+func (c *client) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.http != nil {
+		c.http.CloseIdleConnections()
+	}
 }
 
 func (c *client) do(ctx context.Context, method, path, query string, in any) (*http.Response, error) {
@@ -147,7 +157,11 @@ func (c *client) watch(ctx context.Context, revision string, silence time.Durati
 	if err != nil {
 		return fmt.Errorf("watch: %w", orCause(ctx, err))
 	}
-	defer res.Body.Close()
+	// A stream that ended badly may have left a connection on which nothing arrives any more: the next attempt dials anew.
+	defer func() {
+		_ = res.Body.Close()
+		c.closeIdle()
+	}()
 	r := wire.NewReader(res.Body)
 	for {
 		e, err := r.Next()

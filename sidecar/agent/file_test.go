@@ -63,7 +63,7 @@ expose:
 proxies:
   socks5: 127.0.0.1:1080
   httpConnect: "[::1]:3128"
-health: 0.0.0.0:15021
+health: 0.0.0.0:51821
 `
 
 func parse(text string) (*static, error) { return parseStatic(strings.NewReader(text), testSecret) }
@@ -74,7 +74,7 @@ func TestParseStaticGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := s.desired
-	if s.private.Reveal() == "" || s.listenPort != 51820 || s.health != "0.0.0.0:15021" || d.iface.MTU != 1400 {
+	if s.private.Reveal() == "" || s.listenPort != 51820 || s.health != "0.0.0.0:51821" || d.iface.MTU != 1400 {
 		t.Errorf("interface: %+v", s)
 	}
 	if len(d.iface.Addresses) != 2 || d.iface.Addresses[0].String() != "10.7.0.2/32" {
@@ -152,7 +152,7 @@ func TestParseStaticRefuses(t *testing.T) {
 		{"listen nowhere", "listen: 127.0.0.1:5432", "listen: ''", []string{"forwards[0].listen", "missing", "127.0.0.1:5432"}},
 		{"listen like the proxy", "listen: 127.0.0.1:5432", "listen: 127.0.0.1:1080", []string{"forwards[0].listen", "127.0.0.1:1080", "proxies.socks5"}},
 		{"listen like the proxy, mapped", "listen: 127.0.0.1:5432", `listen: "[::ffff:127.0.0.1]:1080"`, []string{"forwards[0].listen", "proxies.socks5"}},
-		{"listen like health", "listen: 127.0.0.1:5432", "listen: 127.0.0.9:15021", []string{"forwards[0].listen", "127.0.0.9:15021", "health"}},
+		{"listen like health", "listen: 127.0.0.1:5432", "listen: 127.0.0.9:51821", []string{"forwards[0].listen", "127.0.0.9:51821", "health"}},
 		{"listen twice", "listen: 127.0.0.1:53\n    protocol: UDP", "listen: 127.0.0.1:5432", []string{"forwards[1].listen", "127.0.0.1:5432", "forwards[0].listen"}},
 		{"lower-case protocol", "protocol: UDP\n    targets", "protocol: udp\n    targets", []string{"forwards[1].protocol", `"udp"`, "TCP or UDP"}},
 		{"no targets", "targets: [10.9.0.53:53]", "targets: []", []string{"forwards[1].targets", "empty", "10.7.0.1:5432"}},
@@ -172,16 +172,16 @@ func TestParseStaticRefuses(t *testing.T) {
 		{"proxy for all", "socks5: 127.0.0.1:1080", "socks5: :1080", []string{"proxies.socks5", `":1080"`, "loopback"}},
 		{"proxies on one port", `"[::1]:3128"`, "127.0.0.1:1080", []string{"proxies.httpConnect", "127.0.0.1:1080", "proxies.socks5"}},
 		{"proxy without port", `"[::1]:3128"`, `"::1"`, []string{"proxies.httpConnect", "::1", "loopback"}},
-		{"health without address", "health: 0.0.0.0:15021", "health: 15021", []string{"health", `"15021"`, "port"}},
-		{"health port 0", "health: 0.0.0.0:15021", "health: 0.0.0.0:0", []string{"health", "0.0.0.0:0", "1 to 65535"}},
-		{"health like the proxy", "health: 0.0.0.0:15021", "health: 127.0.0.1:1080", []string{"proxies.socks5", "127.0.0.1:1080", "health"}},
+		{"health without address", "health: 0.0.0.0:51821", "health: 51821", []string{"health", `"51821"`, "port"}},
+		{"health port 0", "health: 0.0.0.0:51821", "health: 0.0.0.0:0", []string{"health", "0.0.0.0:0", "1 to 65535"}},
+		{"health like the proxy", "health: 0.0.0.0:51821", "health: 127.0.0.1:1080", []string{"proxies.socks5", "127.0.0.1:1080", "health"}},
 		{"unknown field", "mtu: 1400", "MTU: 1400", []string{"interface", "unknown field", "mtu"}},
 		{"unknown field on top", "health:", "healthz:", []string{"unknown field", "health"}},
 		{"field twice", "mtu: 1400", "mtu: 1400\n  mtu: 1401", []string{"mtu"}},
 		{"struct for a value", "mtu: 1400", "mtu: {a: b}", []string{"interface.mtu", "single value"}},
 		{"value for a struct", "proxies:\n  socks5: 127.0.0.1:1080\n  httpConnect: \"[::1]:3128\"", "proxies: yes", []string{"proxies", "want fields", "socks5"}},
 		{"anchor", "mtu: 1400", "mtu: &m 1400", []string{"interface.mtu", "anchors"}},
-		{"second document", "health: 0.0.0.0:15021", "health: 0.0.0.0:15021\n---\npeers: []", []string{"more than one document"}},
+		{"second document", "health: 0.0.0.0:51821", "health: 0.0.0.0:51821\n---\npeers: []", []string{"more than one document"}},
 		{"control characters", "publicKey: " + peerB, `publicKey: "a\u001b[2J\nb"`, []string{"peers[1].publicKey", `\x1b[2J\nb`}},
 		{"very long value", "endpoint: 192.0.2.1:51820", "endpoint: " + long, []string{"peers[0].endpoint", "xxxx", "like"}},
 	} {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,11 +25,13 @@ type member struct {
 	datapathReason string
 	plane          *plane
 	client         *client
+	silence        time.Duration // how long a watch may say nothing
 	reports        chan struct{} // capacity 1: the state to report may have changed
 
 	mu       sync.Mutex // guards what follows, for the proxies
 	config   wire.Config
 	revision string // of config; empty: none
+	known    int    // registrations so far: each may be with a coordinator that knows nothing of what was reported before
 }
 
 // run brings the plane up from what was kept, then follows the coordinator until ctx ends.
@@ -83,9 +86,13 @@ func (m *member) session(ctx context.Context, registered *bool) error {
 			return err
 		}
 		*registered = true
+		m.mu.Lock()
+		m.known++
+		m.mu.Unlock()
+		m.poke()
 		m.Log.Info("registered", "tunnel", r.Tunnel, "publicKey", m.public.String(), "addresses", joinPrefixes(r.Addresses))
 	}
-	return m.client.watch(ctx, m.revision, 3*wire.HeartbeatInterval, m.on)
+	return m.client.watch(ctx, m.revision, m.silence, m.on)
 }
 
 // on takes one event of the stream. An error closes the stream and leaves the plane as it is.
@@ -158,7 +165,7 @@ func (m *member) translate(c wire.Config) desired {
 			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second}
 	}
 	for _, s := range c.Services {
-		if at, ok := m.Names[s.Name]; ok {
+		if at, ok := m.Names[s.Name]; ok && !slices.Contains(m.OwnPorts, wire.Port{Port: s.Port, Protocol: s.Protocol}) {
 			d.forwards = append(d.forwards, relay.Forward{Name: s.String(), Listen: netip.AddrPortFrom(at, s.Port),
 				Protocol: relay.Protocol(s.Protocol), Targets: s.Targets})
 		}
@@ -216,7 +223,11 @@ func (m *member) poke() {
 
 // reportLoop tells the coordinator whenever readiness changed, and keeps trying until it was told.
 func (m *member) reportLoop(ctx context.Context) {
-	var told *wire.Report
+	type message struct {
+		wire.Report
+		known int
+	}
+	var told message
 	for {
 		select {
 		case <-ctx.Done():
@@ -224,27 +235,27 @@ func (m *member) reportLoop(ctx context.Context) {
 		case <-m.reports:
 		}
 		_ = retry(ctx, 100*time.Millisecond, 10*time.Second, func() error {
-			now := m.state()
-			if told != nil && *told == now {
-				return nil
+			var now message
+			if now.Report, now.known = m.state(); now.known == 0 || now == told {
+				return nil // registering comes first
 			}
-			err := m.client.report(ctx, now)
+			err := m.client.report(ctx, now.Report)
 			if err == nil {
-				told = &now
+				told = now
 			}
 			return err
 		})
 	}
 }
 
-func (m *member) state() wire.Report {
+func (m *member) state() (r wire.Report, known int) {
 	up, why := m.plane.up()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if up && m.revision == "" {
 		up, why = false, "not a member of a tunnel"
 	}
-	return wire.Report{Ready: up, Reason: truncate(why, 512)}
+	return wire.Report{Ready: up, Reason: truncate(why, 512)}, m.known
 }
 
 func truncate(s string, n int) string {

@@ -43,7 +43,8 @@ func newPlane(private key.Private, listenPort uint16, log *slog.Logger) *plane {
 	return &plane{private: private, listenPort: listenPort, log: log}
 }
 
-// apply makes the plane as d says, touching only what differs. An error means that the plane is as it was. What fails for one
+// apply makes the plane as d says, touching only what differs. An error means that connections and addresses are as they were, and
+// that the next apply has all to do. What fails for one
 // forward or proxy does not stop the others: it is logged, kept for status, and tried again at the next apply.
 func (p *plane) apply(d desired) error {
 	p.mu.Lock()
@@ -74,6 +75,7 @@ func (p *plane) applyDevice(d desired) error {
 		if err := p.device.UpdatePeers(upsert, remove); err != nil {
 			return fmt.Errorf("update peers: %w", err)
 		}
+		p.has.peers = d.peers // whatever fails below: a peer that is on the device must be known, or it could never be removed
 	}
 	if !reflect.DeepEqual(p.has.iface, d.iface) {
 		if err := p.device.SetInterface(d.iface); err != nil {

@@ -23,23 +23,26 @@ const redacted = "[redacted]"
 type Public [Size]byte
 
 // Private is a clamped Curve25519 private key. It never leaves the process through fmt, JSON or slog.
-type Private struct{ b [Size]byte }
+//
+// The bytes stand behind a pointer because fmt prints what it finds in a struct's unexported fields without asking the type:
+// of a pointer it prints the address. The bytes never change once the key is made; compare with Equal.
+type Private struct{ p **[Size]byte }
 
 // Preshared is a symmetric key mixed into the handshake of one pair of peers. The zero value means none.
-type Preshared struct{ b [Size]byte }
+type Preshared struct{ p **[Size]byte }
 
 // NewPrivate makes a private key from the system's random source.
 func NewPrivate() Private {
-	var k Private
-	_, _ = rand.Read(k.b[:]) // never fails: crypto/rand aborts the program instead
+	k := Private{hide(new([Size]byte))}
+	_, _ = rand.Read(k.bytes()) // never fails: crypto/rand aborts the program instead
 	k.clamp()
 	return k
 }
 
 // NewPreshared makes a preshared key from the system's random source.
 func NewPreshared() Preshared {
-	var k Preshared
-	_, _ = rand.Read(k.b[:])
+	k := Preshared{hide(new([Size]byte))}
+	_, _ = rand.Read(k.bytes())
 	return k
 }
 
@@ -64,7 +67,7 @@ func ParsePrivate(s string) (Private, error) {
 	if b == ([Size]byte{}) {
 		return Private{}, errors.New("private key: all zero")
 	}
-	k := Private{b}
+	k := Private{hide(&b)}
 	k.clamp()
 	return k, nil
 }
@@ -75,7 +78,7 @@ func ParsePreshared(s string) (Preshared, error) {
 	if err != nil {
 		return Preshared{}, fmt.Errorf("preshared key: %w", err)
 	}
-	return Preshared{b}, nil
+	return Preshared{hide(&b)}, nil
 }
 
 func parse(s string) (b [Size]byte, err error) {
@@ -87,43 +90,60 @@ func parse(s string) (b [Size]byte, err error) {
 }
 
 // clamp fixes the bits that RFC 7748 section 5 fixes, as every WireGuard implementation stores its keys.
-func (k *Private) clamp() {
-	k.b[0] &= 248
-	k.b[31] = k.b[31]&127 | 64
+func (k Private) clamp() {
+	b := k.bytes()
+	b[0] &= 248
+	b[31] = b[31]&127 | 64
 }
 
 // Public derives the public key.
 func (k Private) Public() Public {
-	p, err := ecdh.X25519().NewPrivateKey(k.b[:])
+	p, err := ecdh.X25519().NewPrivateKey(k.bytes())
 	if err != nil {
 		panic("key: a 32-byte X25519 key was refused: " + err.Error()) // unreachable: the length is fixed
 	}
 	return Public(p.PublicKey().Bytes())
 }
 
+// bytes are the key's, all zero for a zero key. Never change them.
+func (k Private) bytes() []byte   { return deref(k.p) }
+func (k Preshared) bytes() []byte { return deref(k.p) }
+
+// hide makes what fmt prints as an address under every verb; a single pointer it follows when the verb does not fit.
+func hide(p *[Size]byte) **[Size]byte { return &p }
+
+func deref(p **[Size]byte) []byte {
+	if p == nil {
+		return make([]byte, Size)
+	}
+	return (*p)[:]
+}
+
 // Reveal returns the base64 form for the few places that must hold it: the key file in the pod's memory volume.
-func (k Private) Reveal() string { return base64.StdEncoding.EncodeToString(k.b[:]) }
+func (k Private) Reveal() string { return base64.StdEncoding.EncodeToString(k.bytes()) }
 
 // Hex returns the form WireGuard's configuration protocol takes. Never log it.
-func (k Private) Hex() string { return hex.EncodeToString(k.b[:]) }
+func (k Private) Hex() string { return hex.EncodeToString(k.bytes()) }
 
 // IsZero says whether the key is unset.
-func (k Private) IsZero() bool { return k.b == [Size]byte{} }
+func (k Private) IsZero() bool { return [Size]byte(k.bytes()) == [Size]byte{} }
 
 // Equal compares in constant time.
-func (k Private) Equal(o Private) bool { return subtle.ConstantTimeCompare(k.b[:], o.b[:]) == 1 }
+func (k Private) Equal(o Private) bool { return subtle.ConstantTimeCompare(k.bytes(), o.bytes()) == 1 }
 
 // Hex returns the form WireGuard's configuration protocol takes. Never log it.
-func (k Preshared) Hex() string { return hex.EncodeToString(k.b[:]) }
+func (k Preshared) Hex() string { return hex.EncodeToString(k.bytes()) }
 
 // Reveal returns the base64 form for the few places that must hold it. Never log it.
-func (k Preshared) Reveal() string { return base64.StdEncoding.EncodeToString(k.b[:]) }
+func (k Preshared) Reveal() string { return base64.StdEncoding.EncodeToString(k.bytes()) }
 
 // IsZero says whether there is no preshared key.
-func (k Preshared) IsZero() bool { return k.b == [Size]byte{} }
+func (k Preshared) IsZero() bool { return [Size]byte(k.bytes()) == [Size]byte{} }
 
 // Equal compares in constant time.
-func (k Preshared) Equal(o Preshared) bool { return subtle.ConstantTimeCompare(k.b[:], o.b[:]) == 1 }
+func (k Preshared) Equal(o Preshared) bool {
+	return subtle.ConstantTimeCompare(k.bytes(), o.bytes()) == 1
+}
 
 // String is the base64 form that `wg` prints.
 func (k Public) String() string { return base64.StdEncoding.EncodeToString(k[:]) }

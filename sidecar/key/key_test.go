@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"strings"
 	"testing"
 
@@ -74,11 +73,8 @@ func TestNothingPrintsASecret(t *testing.T) {
 	}
 }
 
-// TestHiddenFieldsPrintNoSecret needs the key's bytes behind a pointer, which fmt prints as an address.
+// fmt looks into unexported fields without asking the type: the key's bytes must be where it prints an address.
 func TestHiddenFieldsPrintNoSecret(t *testing.T) {
-	if reflect.TypeFor[Private]().Field(0).Type.Kind() == reflect.Array {
-		t.Skip("known gap: fmt prints the bytes of a key in an unexported field")
-	}
 	h, keys := secrets()
 	v := hidden{priv: h.Exported, psk: *h.Pointer}
 	v.nested.inner = h.List

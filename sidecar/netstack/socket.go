@@ -60,6 +60,16 @@ func (s *socket) until(op string, events waiter.EventMask, by *deadline, try fun
 	}
 }
 
+// WaitReadable returns once a Read would not block, so that who waits need not hold a buffer meanwhile.
+func (s *socket) WaitReadable() error {
+	return s.until("read", waiter.ReadableEvents, &s.readBy, func() tcpip.Error {
+		if s.ep.Readiness(waiter.ReadableEvents|endEvents) == 0 {
+			return &tcpip.ErrWouldBlock{}
+		}
+		return nil
+	})
+}
+
 // translate prefers net.ErrClosed to whatever gVisor says about a socket that we have closed.
 func (s *socket) translate(err tcpip.Error) error {
 	if err == nil {

@@ -2,10 +2,14 @@ package netstack
 
 import (
 	"bytes"
+	"io"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
@@ -17,6 +21,7 @@ type stream struct {
 	chunk   int // payload of one aligned super-segment
 	writeMu sync.Mutex
 	readMu  sync.Mutex
+	finSent atomic.Bool
 }
 
 var _ datapath.Stream = (*stream)(nil)
@@ -47,6 +52,9 @@ func (c *stream) Read(b []byte) (int, error) {
 		c.ep.ModerateRecvBuf(n)
 		return n, nil
 	}
+	if err == io.EOF && tcp.EndpointState(c.ep.State()) == tcp.StateError { //nolint:errorlint // never wrapped here
+		return 0, c.fail("read", syscall.ECONNRESET)
+	}
 	return 0, err
 }
 
@@ -74,8 +82,21 @@ func (c *stream) Write(b []byte) (int, error) {
 // ChunkSize is the payload of one full super-segment: a writer that has this much should write it at once.
 func (c *stream) ChunkSize() int { return c.chunk }
 
+// Reset says whether the connection has ended otherwise than by both sides' FIN. gVisor hands the error out once, to a Read or a
+// Write; this is for whoever else needs to know.
+func (c *stream) Reset() bool {
+	switch tcp.EndpointState(c.ep.State()) {
+	case tcp.StateError:
+		return true
+	case tcp.StateClose:
+		return !c.finSent.Load()
+	}
+	return false
+}
+
 // CloseWrite sends FIN after what is queued; reading goes on.
 func (c *stream) CloseWrite() error {
+	c.finSent.Store(true)
 	return c.fail("close", c.translate(c.ep.Shutdown(tcpip.ShutdownWrite)))
 }
 

@@ -1,0 +1,446 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/device"
+	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+)
+
+// patience bounds every wait for what must happen.
+const patience = 30 * time.Second
+
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s: %v", what, err)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// authority is a certificate and what trusts it.
+type authority struct {
+	pem  []byte
+	cert tls.Certificate
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	must(t, err)
+	c := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &k.PublicKey, k)
+	must(t, err)
+	return &authority{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k}}
+}
+
+// coordinator is a fake of the control plane that does as the test says.
+type coordinator struct {
+	server  *httptest.Server
+	cert    atomic.Pointer[authority]
+	streams chan *stream // each watch as it is opened
+	reports chan wire.Report
+
+	mu            sync.Mutex
+	registrations []wire.Registration
+	tokens        []string
+	protocols     []string
+	answer        map[string][]int // statuses to answer first, by path
+}
+
+// stream is one open watch.
+type stream struct {
+	revision string
+	lines    chan string
+	end      chan struct{}
+	over     <-chan struct{} // the member has gone
+}
+
+func newCoordinator(t *testing.T) *coordinator {
+	t.Helper()
+	c := &coordinator{streams: make(chan *stream, 16), reports: make(chan wire.Report, 64), answer: map[string][]int{}}
+	c.cert.Store(newAuthority(t))
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+wire.RegisterPath, c.register)
+	mux.HandleFunc("POST "+wire.ReportPath, func(w http.ResponseWriter, r *http.Request) {
+		var report wire.Report
+		if err := json.NewDecoder(r.Body).Decode(&report); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		c.reports <- report
+		w.WriteHeader(http.StatusNoContent)
+	})
+	mux.HandleFunc("GET "+wire.WatchPath, c.watch)
+	c.server = httptest.NewUnstartedServer(c.meter(mux))
+	c.server.EnableHTTP2 = true
+	c.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	c.server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{c.cert.Load().cert}}, nil
+	}}
+	c.server.StartTLS()
+	t.Cleanup(func() {
+		c.server.CloseClientConnections()
+		c.server.Close()
+	})
+	return c
+}
+
+// meter notes who asks and answers what the test has prepared.
+func (c *coordinator) meter(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		c.tokens = append(c.tokens, r.Header.Get("Authorization"))
+		c.protocols = append(c.protocols, fmt.Sprintf("%s TLS %x", r.Proto, r.TLS.Version))
+		code := 0
+		if a := c.answer[r.URL.Path]; len(a) > 0 {
+			code, c.answer[r.URL.Path] = a[0], a[1:]
+		}
+		c.mu.Unlock()
+		if code != 0 {
+			http.Error(w, "as the test says", code)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (c *coordinator) register(w http.ResponseWriter, r *http.Request) {
+	var reg wire.Registration
+	if err := json.NewDecoder(r.Body).Decode(&reg); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	c.mu.Lock()
+	c.registrations = append(c.registrations, reg)
+	c.mu.Unlock()
+	_ = json.NewEncoder(w).Encode(wire.Registered{Tunnel: "test", Addresses: []netip.Prefix{memberAddress}})
+}
+
+func (c *coordinator) watch(w http.ResponseWriter, r *http.Request) {
+	s := &stream{r.URL.Query().Get("revision"), make(chan string), make(chan struct{}), r.Context().Done()}
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush()
+	c.streams <- s
+	for {
+		select {
+		case line := <-s.lines:
+			_, _ = io.WriteString(w, line)
+			_ = http.NewResponseController(w).Flush()
+		case <-s.end:
+			return
+		case <-s.over:
+			return
+		}
+	}
+}
+
+// next waits for the next watch and wants it to ask for a revision.
+func (c *coordinator) next(t *testing.T, revision string) *stream {
+	t.Helper()
+	select {
+	case s := <-c.streams:
+		if s.revision != revision {
+			t.Fatalf("the watch asks for revision %q, want %q", s.revision, revision)
+		}
+		return s
+	case <-time.After(patience):
+		t.Fatal("no watch was opened")
+	}
+	return nil
+}
+
+// reported waits for a report of the given readiness.
+func (c *coordinator) reported(t *testing.T, ready bool) wire.Report {
+	t.Helper()
+	for {
+		select {
+		case r := <-c.reports:
+			if r.Ready == ready {
+				return r
+			}
+		case <-time.After(patience):
+			t.Fatalf("nobody reported ready=%v", ready)
+		}
+	}
+}
+
+// registered is how often a member registered.
+func (c *coordinator) registered() []wire.Registration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]wire.Registration(nil), c.registrations...)
+}
+
+func (c *coordinator) prepare(path string, codes ...int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answer[path] = codes
+}
+
+func (s *stream) raw(t *testing.T, text string) {
+	t.Helper()
+	select {
+	case s.lines <- text:
+	case <-s.over:
+		t.Fatal("the member has closed the watch")
+	case <-time.After(patience):
+		t.Fatal("the stream takes no more")
+	}
+}
+
+func (s *stream) send(t *testing.T, events ...wire.Event) {
+	t.Helper()
+	for _, e := range events {
+		b, err := json.Marshal(e)
+		must(t, err)
+		s.raw(t, string(b)+"\n")
+	}
+}
+
+func snapshot(c wire.Config) wire.Event {
+	return wire.Event{Type: wire.Snapshot, To: c.Revision(), Config: &c}
+}
+
+func delta(from, to wire.Config) wire.Event {
+	d := wire.Diff(from, to)
+	return wire.Event{Type: wire.DeltaType, From: from.Revision(), To: to.Revision(), Delta: &d}
+}
+
+// memberAddress is the member's inner address, farAddress that of the device at the other end.
+var (
+	memberAddress = netip.MustParsePrefix("10.7.0.2/32")
+	farAddress    = netip.MustParsePrefix("10.7.0.1/32")
+)
+
+// logBuffer keeps what the member logs.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// lab is a member under test with a real device at the other end, both on loopback.
+type lab struct {
+	c      *coordinator
+	far    *device.Device
+	farKey key.Private
+	echo   uint16 // a port of the member's loopback where an application echoes
+	opts   Options
+	log    logBuffer
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	noLeaks(t)
+	l := &lab{c: newCoordinator(t), farKey: key.NewPrivate(), cancel: func() {}}
+	var err error
+	l.far, err = device.Open(device.Options{PrivateKey: l.farKey, Interface: datapath.Interface{Addresses: []netip.Prefix{farAddress}, MTU: 1400}})
+	must(t, err)
+	t.Cleanup(func() { _ = l.far.Close() })
+	l.echo = echoServer(t)
+	dir := t.TempDir()
+	u, err := url.Parse(l.c.server.URL)
+	must(t, err)
+	l.opts = Options{Coordinator: u, TokenFile: filepath.Join(dir, "token"), CAFile: filepath.Join(dir, "ca.crt"), StateDir: filepath.Join(dir, "state"),
+		PodIP: netip.MustParseAddr("127.0.0.1"), ListenPort: freePort(t, "udp"), HealthAddr: fmt.Sprintf("127.0.0.1:%d", freePort(t, "tcp")),
+		Drain: 100 * time.Millisecond, Namespace: "team", Log: slog.New(slog.NewTextHandler(&l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	must(t, errors.Join(os.Mkdir(l.opts.StateDir, 0o700), os.WriteFile(l.opts.TokenFile, []byte("token-1\n"), 0o600),
+		os.WriteFile(l.opts.CAFile, l.c.cert.Load().pem, 0o600)))
+	return l
+}
+
+// start runs the member; more may change it before.
+func (l *lab) start(t *testing.T, more ...func(*member)) {
+	t.Helper()
+	m, err := newMember(l.opts)
+	must(t, err)
+	for _, f := range more {
+		f(m)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	l.cancel, l.done = cancel, done
+	go func() {
+		defer m.client.closeIdle()
+		done <- serve(ctx, l.opts.HealthAddr, l.opts.Drain, m.plane, l.opts.Log, m.run)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if t.Failed() {
+			t.Logf("the member logged:\n%s", l.log.String())
+		}
+		if b, err := os.ReadFile(filepath.Join(l.opts.StateDir, "key")); err == nil && strings.Contains(l.log.String(), strings.TrimSpace(string(b))) {
+			t.Error("the log holds the private key")
+		}
+	})
+	must(t, l.far.UpdatePeers([]datapath.Peer{{PublicKey: m.public, AllowedIPs: []netip.Prefix{memberAddress}}}, nil))
+}
+
+// stop ends the member as SIGTERM does.
+func (l *lab) stop(t *testing.T) {
+	t.Helper()
+	l.cancel()
+	select {
+	case err := <-l.done:
+		must(t, err)
+	case <-time.After(patience):
+		t.Fatal("the member does not end")
+	}
+}
+
+// config is what the coordinator says: the far device as peer, dialled by the member, and the echo port open.
+func (l *lab) config() wire.Config {
+	return wire.Config{
+		Interface: wire.Interface{Addresses: []netip.Prefix{memberAddress}, MTU: 1400},
+		Peers: []wire.Peer{{PublicKey: l.farKey.Public(), AllowedIPs: []netip.Prefix{farAddress}, KeepaliveSeconds: 1,
+			Endpoint: netip.AddrPortFrom(l.opts.PodIP, l.far.ListenPort())}},
+		Inbound: []wire.Port{{Port: l.echo, Protocol: wire.TCP}},
+	}
+}
+
+// carries checks that bytes get through the tunnel to the member's application and back.
+func (l *lab) carries(t *testing.T) {
+	t.Helper()
+	eventually(t, "carry bytes", l.echoes)
+}
+
+func (l *lab) echoes() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	c, err := l.far.DialTCP(ctx, netip.AddrPortFrom(memberAddress.Addr(), l.echo))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	if _, err := io.WriteString(c, "hello"); err != nil {
+		return err
+	}
+	b := make([]byte, 5)
+	_, err = io.ReadFull(c, b)
+	return err
+}
+
+// health asks the member's health port; the status and what it says.
+func (l *lab) health(path string) (int, string, error) {
+	h := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := h.Get("http://" + l.opts.HealthAddr + path)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(b), err
+}
+
+func echoServer(t *testing.T) uint16 {
+	t.Helper()
+	s, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	go func() {
+		for {
+			c, err := s.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+	return netip.MustParseAddrPort(s.Addr().String()).Port()
+}
+
+// freePort is a port that was free a moment ago.
+func freePort(t *testing.T, network string) uint16 {
+	t.Helper()
+	if network == "udp" {
+		c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		must(t, err)
+		defer c.Close()
+		return netip.MustParseAddrPort(c.LocalAddr().String()).Port()
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return netip.MustParseAddrPort(l.Addr().String()).Port()
+}
+
+// noLeaks wants, after all other cleanup, that no goroutine of ours is left.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		eventually(t, "goroutines end", func() error {
+			buf := make([]byte, 4<<20)
+			for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+				for _, ours := range []string{"agent.(*member)", "agent.(*client)", "agent.serve", "agent.listenHealth", "sidecar/relay.", "sidecar/device.", "sidecar/netstack.", "wireguard-go/"} {
+					if strings.Contains(g, ours) {
+						return errors.New("left over:\n" + g)
+					}
+				}
+			}
+			return nil
+		})
+	})
+}
+
+func newLabLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
