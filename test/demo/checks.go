@@ -212,11 +212,21 @@ type traffic struct{ sent, received float64 }
 
 // tunnelBytes adds up what the sidecar of a tenant's client counts.
 func tunnelBytes(ctx context.Context, namespace string) (traffic, error) {
-	clients, err := names(ctx, namespace, "app=client")
-	if err != nil || len(clients) != 1 {
-		return traffic{}, fmt.Errorf("find the client of %s: %d pods: %w", namespace, len(clients), err)
+	clients, err := read[pods](ctx, "pods", "-n", namespace, "-l", "app=client")
+	if err != nil || len(clients.Items) != 1 {
+		return traffic{}, fmt.Errorf("find the client of %s: %d pods: %w", namespace, len(clients.Items), err)
 	}
-	text, err := kubectl(ctx, "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:15021/proxy/metrics", namespace, clients[0]))
+	sidecar := sidecarOf(clients.Items[0])
+	if sidecar == nil {
+		return traffic{}, fmt.Errorf("the client of %s has no sidecar", namespace)
+	}
+	port := 0
+	for _, p := range sidecar.Ports {
+		if p.Name == "tw-health" {
+			port = p.ContainerPort
+		}
+	}
+	text, err := kubectl(ctx, "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", namespace, clients.Items[0].Metadata.Name, port))
 	if err != nil {
 		return traffic{}, err
 	}

@@ -56,6 +56,10 @@ type (
 		Image           string
 		RestartPolicy   string
 		SecurityContext json.RawMessage
+		Ports           []struct {
+			Name          string
+			ContainerPort int
+		}
 	}
 	pod struct {
 		Metadata metadata `json:"metadata"`
