@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -81,6 +82,16 @@ func readStatic(path string) (*static, error) {
 // maxSecret bounds a key file in bytes: a key has 44, and whoever keeps comments beside it has the wrong file.
 const maxSecret = 256
 
+// tooOpen says whether others may use a secret file. A group may read one of root's: that is how Kubernetes gives a Secret to a pod
+// that is not root (fsGroup), and nobody but root can have made it so.
+func tooOpen(f fs.FileInfo) bool {
+	others := fs.FileMode(0o077)
+	if ownedByRoot(f) {
+		others = 0o037
+	}
+	return f.Mode().Perm()&others != 0
+}
+
 // readSecret reads a key file that nobody else can read. Its errors do not say the file's name.
 func readSecret(dir, name string) (string, error) {
 	if !filepath.IsAbs(name) {
@@ -93,7 +104,7 @@ func readSecret(dir, name string) (string, error) {
 	if !st.Mode().IsRegular() {
 		return "", errors.New("not a file")
 	}
-	if st.Mode().Perm()&0o077 != 0 {
+	if tooOpen(st) {
 		return "", fmt.Errorf("mode %#o lets others read the key, want 0600", st.Mode().Perm())
 	}
 	f, err := os.Open(name)

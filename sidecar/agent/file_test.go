@@ -281,6 +281,22 @@ func TestReadSecret(t *testing.T) {
 		_, err := readSecret(dir, name)
 		refused(t, err, want)
 	}
+	// A group may read what is root's.
+	write("group", testPrivate, 0o640)
+	write("group writes", testPrivate, 0o660)
+	_, err := readSecret(dir, "group")
+	if root := os.Geteuid() == 0; root != (err == nil) {
+		t.Errorf("mode 0640 of user %d: %v", os.Geteuid(), err)
+	}
+	if err == nil {
+		if err := os.Chown(filepath.Join(dir, "group"), 1000, -1); err != nil {
+			t.Fatal(err)
+		}
+		_, err := readSecret(dir, "group")
+		refused(t, err, "0600")
+	}
+	_, err = readSecret(dir, "group writes")
+	refused(t, err, "0600")
 	if text, err := readSecret(dir, "long"); err != nil || len(text) > maxSecret {
 		t.Errorf("a long file: %d bytes, %v", len(text), err)
 	}
