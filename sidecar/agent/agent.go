@@ -118,7 +118,7 @@ func RunMember(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer m.client.closeIdle()
+	defer m.client.anew()
 	return serve(ctx, o.HealthAddr, o.Drain, m.plane, o.Log, m.run)
 }
 
@@ -141,7 +141,7 @@ func newMember(o Options) (*member, error) {
 	}
 	return &member{
 		Options: o, store: store, public: private.Public(), datapathReason: reason,
-		silence: 3 * wire.HeartbeatInterval, reports: make(chan struct{}, 1),
+		silence: 3 * wire.HeartbeatInterval, patience: 10 * time.Second, reports: make(chan struct{}, 1),
 		plane: newPlane(private, o.ListenPort, o.Log), client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
 	}, nil
 }

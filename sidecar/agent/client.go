@@ -75,11 +75,14 @@ func (c *client) transport() (*http.Client, error) {
 	return c.http, nil
 }
 
-func (c *client) closeIdle() {
+// anew makes the next request dial: perhaps another replica, and never a connection on which nothing arrives any more. Requests
+// under way go on.
+func (c *client) anew() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.http != nil {
 		c.http.CloseIdleConnections()
+		c.http = nil
 	}
 }
 
@@ -109,7 +112,7 @@ func (c *client) do(ctx context.Context, method, path, query string, in any) (*h
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	res, err := h.Do(req)
 	if err != nil {
-		h.CloseIdleConnections() // the next attempt dials anew, perhaps another replica
+		c.anew()
 		return nil, err
 	}
 	if res.StatusCode/100 != 2 {
@@ -157,11 +160,8 @@ func (c *client) watch(ctx context.Context, revision string, silence time.Durati
 	if err != nil {
 		return fmt.Errorf("watch: %w", orCause(ctx, err))
 	}
-	// A stream that ended badly may have left a connection on which nothing arrives any more: the next attempt dials anew.
-	defer func() {
-		_ = res.Body.Close()
-		c.closeIdle()
-	}()
+	defer c.anew()
+	defer res.Body.Close()
 	r := wire.NewReader(res.Body)
 	for {
 		e, err := r.Next()

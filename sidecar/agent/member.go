@@ -26,6 +26,7 @@ type member struct {
 	plane          *plane
 	client         *client
 	silence        time.Duration // how long a watch may say nothing
+	patience       time.Duration // the longest wait between two sessions; one that lasted longer starts from the shortest wait again
 	reports        chan struct{} // capacity 1: the state to report may have changed
 
 	mu       sync.Mutex // guards what follows, for the proxies
@@ -52,7 +53,7 @@ func (m *member) run(ctx context.Context) error {
 
 // follow registers and watches, over and over. A watch that held for a while resets the backoff.
 func (m *member) follow(ctx context.Context) {
-	const first, most = 100 * time.Millisecond, 10 * time.Second
+	const first = 100 * time.Millisecond
 	registered := false
 	for wait := first; ctx.Err() == nil; {
 		start := time.Now()
@@ -64,14 +65,14 @@ func (m *member) follow(ctx context.Context) {
 		if errors.As(err, &se) {
 			registered = false
 		}
-		if time.Since(start) > most {
+		if time.Since(start) > m.patience {
 			wait = first
 		}
 		m.Log.Warn("no stream from the coordinator; the data plane keeps what it has", "error", err.Error(), "again_in", wait.String())
 		if !sleep(ctx, jitter(wait)) {
 			return
 		}
-		wait = min(2*wait, most)
+		wait = min(2*wait, m.patience)
 	}
 }
 
