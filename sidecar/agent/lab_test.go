@@ -311,6 +311,7 @@ func (l *lab) start(t *testing.T, more ...func(*member)) {
 	t.Helper()
 	m, err := newMember(l.opts)
 	must(t, err)
+	m.patience = 200 * time.Millisecond
 	for _, f := range more {
 		f(m)
 	}
@@ -318,7 +319,7 @@ func (l *lab) start(t *testing.T, more ...func(*member)) {
 	done := make(chan error, 1)
 	l.cancel, l.done = cancel, done
 	go func() {
-		defer m.client.closeIdle()
+		defer m.client.anew()
 		done <- serve(ctx, l.opts.HealthAddr, l.opts.Drain, m.plane, l.opts.Log, m.run)
 	}()
 	t.Cleanup(func() {
