@@ -52,6 +52,8 @@ type Datapath interface {
 	Network
 	// Kind says which implementation this is.
 	Kind() Kind
+	// Capabilities says what of the contract this implementation cannot keep to the letter.
+	Capabilities() Capabilities
 	// SetInterface changes addresses and MTU; established connections on addresses that stay are undisturbed.
 	SetInterface(Interface) error
 	// UpdatePeers applies one delta: upserts, then removals. Peers not named are not touched. Either all of the delta is
@@ -63,6 +65,28 @@ type Datapath interface {
 	ListenPort() uint16
 	// Close ends the device and every connection through it.
 	Close() error
+}
+
+// Capabilities is where implementations must differ: a kernel completes handshakes by itself. Whoever cares asks here, not for the
+// Kind.
+type Capabilities struct {
+	// AsksFirst: a request reaches its handler before the peer has got any answer, so that Refuse looks to the peer as if nobody
+	// listened. Without it the datapath is a Gate; what it lets in is answered by the kernel before the handler is asked, so
+	// that Refuse is a reset after the handshake, and for a datagram it is silence.
+	AsksFirst bool
+	// OwnAddress: dialling one of the interface's own addresses reaches its own handlers. Without it such a dial fails.
+	OwnAddress bool
+}
+
+// Ports are transport ports of the interface's own addresses.
+type Ports struct{ TCP, UDP []uint16 }
+
+// Gate is a Datapath whose ports are shut until they are opened: what is not open is refused by the kernel, whoever may listen
+// there, and no handler is asked. Every Datapath without AsksFirst is a Gate.
+type Gate interface {
+	// OpenPorts makes the given ports the open ones. Connections and flows that exist are undisturbed. The same as before costs
+	// nothing.
+	OpenPorts(Ports) error
 }
 
 // Network is the inside of the tunnel.

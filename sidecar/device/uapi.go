@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/delta"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
@@ -20,19 +21,7 @@ import (
 type config struct {
 	PrivateKey *key.Private
 	ListenPort *uint16
-	Peers      []peerChange
-}
-
-// peerChange changes, adds or removes one peer.
-type peerChange struct {
-	PublicKey         key.Public
-	Remove            bool
-	PresharedKey      *key.Preshared // zero key: none from now on
-	Attach            bool           // make the engine use bind's whereabouts as the endpoint; once, when the peer is new
-	Endpoint          netip.AddrPort // for bind; the engine never sees it; zero: unchanged
-	Keepalive         *uint16        // seconds
-	ReplaceAllowedIPs bool
-	AllowedIPs        []netip.Prefix // added, unless they replace
+	Peers      []delta.Change
 }
 
 // writeConfig writes c as WireGuard's cross-platform configuration protocol has it. It never writes replace_peers: other
@@ -60,7 +49,7 @@ func writeConfig(w io.Writer, c config) error {
 		if p.PresharedKey != nil {
 			line("preshared_key", p.PresharedKey.Hex())
 		}
-		if p.Attach {
+		if p.New {
 			line("endpoint", p.PublicKey.Hex()) // see bind.ParseEndpoint
 		}
 		if p.Keepalive != nil {

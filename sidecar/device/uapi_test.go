@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/delta"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
@@ -66,8 +67,8 @@ func TestConfigRoundTrip(t *testing.T) {
 		}
 		slices.SortFunc(known, func(x, y datapath.Peer) int { return bytes.Compare(x.PublicKey[:], y.PublicKey[:]) })
 		compareState(t, a, known)
-		if d, err := plan(a.self, a.peers, upsert, nil); err != nil || len(d.changes) != 0 {
-			t.Fatalf("round %d: the same delta again changes %+v, %v", round, d.changes, err)
+		if d, err := delta.Plan(a.self, a.peers, upsert, nil); err != nil || len(d.Changes) != 0 {
+			t.Fatalf("round %d: the same delta again changes %+v, %v", round, d.Changes, err)
 		}
 	}
 }
@@ -92,7 +93,7 @@ func TestConfigText(t *testing.T) {
 	hex := k.Hex()
 	base := datapath.Peer{PublicKey: k, AllowedIPs: prefixes(t, "10.0.0.0/24", "10.0.1.0/24"), Keepalive: time.Second}
 	with := func(f func(*datapath.Peer)) datapath.Peer { p := base; f(&p); return p }
-	have := registry{k: base}
+	have := delta.Registry{k: base}
 	for name, tc := range map[string]struct {
 		p    datapath.Peer
 		want string
@@ -104,12 +105,12 @@ func TestConfigText(t *testing.T) {
 		"ip removed":  {with(func(p *datapath.Peer) { p.AllowedIPs = prefixes(t, "10.0.0.0/24") }), "public_key=" + hex + "\nreplace_allowed_ips=true\nallowed_ip=10.0.0.0/24\n"},
 		"ips removed": {with(func(p *datapath.Peer) { p.AllowedIPs = nil }), "public_key=" + hex + "\nreplace_allowed_ips=true\n"},
 	} {
-		d, err := plan(key.Public{9}, have, []datapath.Peer{tc.p}, nil)
+		d, err := delta.Plan(key.Public{9}, have, []datapath.Peer{tc.p}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var b bytes.Buffer
-		if err := writeConfig(&b, config{Peers: d.changes}); err != nil {
+		if err := writeConfig(&b, config{Peers: d.Changes}); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(tc.want, b.String()); diff != "" {

@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"fmt"
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -12,49 +11,10 @@ import (
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
-// The inner MTU's bounds: IPv6 needs 1280; the most that fits a WireGuard message in a UDP datagram over IPv6.
-const (
-	MinMTU = 1280
-	MaxMTU = 65455
-)
+// ValidateInterface says what is wrong with an interface.
+func ValidateInterface(i datapath.Interface) error { return i.Validate() }
 
-// ValidateInterface says what is wrong with an interface: its MTU, or an address that no tunnel interface can have.
-func ValidateInterface(i datapath.Interface) error {
-	if i.MTU < MinMTU || i.MTU > MaxMTU {
-		return fmt.Errorf("interface MTU %d: want %d to %d", i.MTU, MinMTU, MaxMTU)
-	}
-	seen := make(map[netip.Addr]bool, len(i.Addresses))
-	for _, p := range i.Addresses {
-		switch a := p.Addr(); {
-		case !p.IsValid():
-			return fmt.Errorf("interface address %q: not a prefix", p)
-		case !unicast(a):
-			return fmt.Errorf("interface address %s: %w", p, errNotOurs)
-		case seen[a]:
-			return fmt.Errorf("interface address %s: listed twice", a)
-		default:
-			seen[a] = true
-		}
-	}
-	return nil
-}
-
-// unicast says whether an address can be one end of traffic in a tunnel. Loopback, link-local (with it the cloud's metadata
-// address), multicast, broadcast and unspecified addresses cannot, nor can an IPv4 address dressed as IPv6, which would
-// otherwise be a second spelling of each of them.
-func unicast(a netip.Addr) bool {
-	switch {
-	case !a.IsValid(), a.Is4In6(), a.Zone() != "", a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a.IsLinkLocalUnicast():
-		return false
-	case a.Is4():
-		b := a.As4()
-		return b[0] != 0 && b[0] != 127 && b[0] < 240 // "this network", loopback, reserved and broadcast
-	default:
-		b := a.As16()
-		compat := [12]byte(b[:12]) == [12]byte{} // ::/96, the deprecated IPv4-compatible form
-		return !compat
-	}
-}
+func unicast(a netip.Addr) bool { return datapath.Unicast(a) }
 
 // addressSet is the interface's own addresses; it never changes once made.
 type addressSet struct {

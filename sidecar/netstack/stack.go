@@ -24,7 +24,6 @@
 package netstack
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -249,4 +248,4 @@ func (s *Stack) closed() bool {
 	}
 }
 
-var errNotOurs = errors.New("not a unicast address that a tunnel carries")
+var errNotOurs = datapath.ErrNotUnicast

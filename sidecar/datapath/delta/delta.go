@@ -1,4 +1,7 @@
-package device
+// Package delta decides what a change of peers means: which of it is wrong, and what a live interface must be told to get from
+// what it has to what is wanted. It is pure; every datapath validates by it and keeps its Registry, so that all of them take and
+// refuse the same.
+package delta
 
 import (
 	"errors"
@@ -7,59 +10,72 @@ import (
 	"slices"
 	"time"
 
-	wg "github.com/tailscale/wireguard-go/device"
-
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
 const maxKeepalive = 65535 * time.Second
 
-// registry is what we have configured, in normal form: AllowedIPs masked, sorted, without repetitions.
-type registry map[key.Public]datapath.Peer
+// Registry is what we have configured, in normal form: AllowedIPs masked, sorted, without repetitions.
+type Registry map[key.Public]datapath.Peer
 
-// delta is a validated change: the peers as they are to be, who goes, and what the engine must be told.
-type delta struct {
-	upserts []datapath.Peer
-	removed []key.Public
-	changes []peerChange
+// MaxPeers is how many peers an interface takes: the engines' own bound.
+const MaxPeers = 1 << 16
+
+// Delta is a validated change: the peers as they are to be, who goes, and what the interface must be told.
+type Delta struct {
+	Upserts []datapath.Peer
+	Removed []key.Public
+	Changes []Change
 }
 
-// plan decides what the given upserts and removals change. It changes nothing itself.
-func plan(self key.Public, have registry, upsert []datapath.Peer, remove []key.Public) (delta, error) {
-	var d delta
+// Change changes, adds or removes one peer; nil and zero fields stay as they are.
+type Change struct {
+	PublicKey         key.Public
+	Remove            bool
+	New               bool           // the interface does not know the peer yet
+	PresharedKey      *key.Preshared // zero key: none from now on
+	Endpoint          netip.AddrPort // zero: unchanged, the peer may have roamed
+	Keepalive         *uint16        // seconds
+	ReplaceAllowedIPs bool
+	AllowedIPs        []netip.Prefix // added, unless they replace
+}
+
+// Plan decides what the given upserts and removals change. It changes nothing itself.
+func Plan(self key.Public, have Registry, upsert []datapath.Peer, remove []key.Public) (Delta, error) {
+	var d Delta
 	named := make(map[key.Public]bool, len(upsert)+len(remove))
 	for _, p := range upsert {
 		p, err := normalize(self, p)
 		if err != nil {
-			return delta{}, fmt.Errorf("peer %s: %w", p.PublicKey, err)
+			return Delta{}, fmt.Errorf("peer %s: %w", p.PublicKey, err)
 		}
 		if named[p.PublicKey] {
-			return delta{}, fmt.Errorf("peer %s: named twice", p.PublicKey)
+			return Delta{}, fmt.Errorf("peer %s: named twice", p.PublicKey)
 		}
 		named[p.PublicKey] = true
-		d.upserts = append(d.upserts, p)
+		d.Upserts = append(d.Upserts, p)
 	}
 	for _, k := range remove {
 		if named[k] {
-			return delta{}, fmt.Errorf("peer %s: named twice", k)
+			return Delta{}, fmt.Errorf("peer %s: named twice", k)
 		}
 		named[k] = true
-		d.removed = append(d.removed, k)
+		d.Removed = append(d.Removed, k)
 	}
-	if err := exclusive(have, named, d.upserts); err != nil {
-		return delta{}, err
+	if err := exclusive(have, named, d.Upserts); err != nil {
+		return Delta{}, err
 	}
-	for _, p := range d.upserts {
+	for _, p := range d.Upserts {
 		old, known := have[p.PublicKey]
 		if c, changed := diff(old, p, known); changed {
-			d.changes = append(d.changes, c)
+			d.Changes = append(d.Changes, c)
 		}
 	}
 	// Removals last: where a peer takes over another's AllowedIPs, as at a key rotation, there is no moment without a peer.
-	for _, k := range d.removed {
+	for _, k := range d.Removed {
 		if _, known := have[k]; known {
-			d.changes = append(d.changes, peerChange{PublicKey: k, Remove: true})
+			d.Changes = append(d.Changes, Change{PublicKey: k, Remove: true})
 		}
 	}
 	return d, nil
@@ -97,8 +113,8 @@ func normalize(self key.Public, p datapath.Peer) (datapath.Peer, error) {
 	return p, nil
 }
 
-// exclusive refuses an allowed IP that two peers would have: the engine would give it to whichever came last, silently.
-func exclusive(have registry, named map[key.Public]bool, upserts []datapath.Peer) error {
+// exclusive refuses an allowed IP that two peers would have: an interface would give it to whichever came last, silently.
+func exclusive(have Registry, named map[key.Public]bool, upserts []datapath.Peer) error {
 	owner := make(map[netip.Prefix]key.Public)
 	want := make(map[netip.Prefix]bool)
 	for _, p := range upserts {
@@ -121,16 +137,16 @@ func exclusive(have registry, named map[key.Public]bool, upserts []datapath.Peer
 			}
 		}
 	}
-	if total > wg.MaxPeers {
-		return fmt.Errorf("%d peers: a device takes at most %d", total, wg.MaxPeers)
+	if total > MaxPeers {
+		return fmt.Errorf("%d peers: a device takes at most %d", total, MaxPeers)
 	}
 	return nil
 }
 
-// diff is what the engine must be told to make old the peer p. An endpoint that we do not change is not repeated: the peer
+// diff is what the interface must be told to make old the peer p. An endpoint that we do not change is not repeated: the peer
 // may have roamed since.
-func diff(old, p datapath.Peer, known bool) (c peerChange, changed bool) {
-	c = peerChange{PublicKey: p.PublicKey, Attach: !known}
+func diff(old, p datapath.Peer, known bool) (c Change, changed bool) {
+	c = Change{PublicKey: p.PublicKey, New: !known}
 	if !old.PresharedKey.Equal(p.PresharedKey) {
 		c.PresharedKey, changed = &p.PresharedKey, true
 	}
@@ -159,33 +175,43 @@ func seconds(d time.Duration) *uint16 {
 	return &n
 }
 
-// commit records what the engine has taken.
-func (r registry) commit(d delta) {
-	for _, p := range d.upserts {
+// Commit records what the interface has taken.
+func (r Registry) Commit(d Delta) {
+	for _, p := range d.Upserts {
 		if old, known := r[p.PublicKey]; known && !p.Endpoint.IsValid() {
 			p.Endpoint = old.Endpoint // an endpoint cannot be taken back, only replaced
 		}
 		r[p.PublicKey] = p
 	}
-	for _, k := range d.removed {
+	for _, k := range d.Removed {
 		delete(r, k)
 	}
 }
 
-// restore is what brings the changed peers back to what the registry says.
-func (r registry) restore(changes []peerChange) []peerChange {
-	out := make([]peerChange, 0, len(changes))
+// Restore is what brings the changed peers back to what the registry says.
+func (r Registry) Restore(changes []Change) []Change {
+	out := make([]Change, 0, len(changes))
 	for _, c := range changes {
 		p, known := r[c.PublicKey]
 		if !known {
-			out = append(out, peerChange{PublicKey: c.PublicKey, Remove: true})
+			out = append(out, Change{PublicKey: c.PublicKey, Remove: true})
 			continue
 		}
-		back := peerChange{
-			PublicKey: p.PublicKey, Attach: c.Remove, PresharedKey: &p.PresharedKey, Keepalive: seconds(p.Keepalive),
+		back := Change{
+			PublicKey: p.PublicKey, New: c.Remove, PresharedKey: &p.PresharedKey, Keepalive: seconds(p.Keepalive),
 			ReplaceAllowedIPs: true, AllowedIPs: p.AllowedIPs,
 		}
 		out = append(out, back)
 	}
+	return out
+}
+
+// AllowedIPs is every address that some peer may use, sorted.
+func (r Registry) AllowedIPs() []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range r {
+		out = append(out, p.AllowedIPs...)
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
 	return out
 }
