@@ -46,6 +46,10 @@ var _ datapath.Datapath = (*Device)(nil)
 // goodbye is how long Close lets the resets of open connections leave.
 const goodbye = 200 * time.Millisecond
 
+// flight is how long Close waits after the engine has taken the last reset: it encrypts and sends on goroutines of its own, and a
+// closed engine drops what they hold without a word.
+const flight = 20 * time.Millisecond
+
 // Open brings a device up without peers.
 func Open(o Options) (*Device, error) {
 	if o.PrivateKey.IsZero() {
@@ -77,6 +81,7 @@ func (d *Device) Close() error {
 	d.closing.Do(func() {
 		d.Forget()
 		d.AbortAll(goodbye)
+		time.Sleep(flight)
 		_ = d.Engine.Close() // closes the Stack
 	})
 	return nil
