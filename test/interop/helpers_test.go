@@ -283,7 +283,7 @@ const (
 	outerPort  = 51820
 	socksAt    = "127.0.0.1:1080"
 	connectAt  = "127.0.0.1:3128"
-	healthAt   = "127.0.0.1:15021"
+	healthAt   = "127.0.0.1:51821"
 	sidecarUID = 65532
 )
 
