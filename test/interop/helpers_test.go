@@ -234,7 +234,7 @@ func (h *host) start(t *testing.T, uid uint32, program string, args ...string) *
 func (p *process) running() error {
 	select {
 	case <-p.exited:
-		return fmt.Errorf("process ended: %v", p.err)
+		return fmt.Errorf("process ended: %s", p.cmd.ProcessState)
 	default:
 		return nil
 	}

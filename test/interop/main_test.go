@@ -26,7 +26,7 @@ func run(m *testing.M) int {
 	}
 	dir, err := os.MkdirTemp("", "twi-")
 	if err == nil {
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		err = build(dir)
 	}
 	if err != nil {

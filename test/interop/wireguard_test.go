@@ -23,6 +23,7 @@ type tunHost struct {
 func newTUN(t *testing.T, h *host, id identity) *tunHost {
 	t.Helper()
 	w := &tunHost{host: h, identity: id, iface: fmt.Sprintf("twi%d-%d", os.Getpid()%1e6, counter.Add(1))}
+	t.Cleanup(func() { _ = os.Remove("/var/run/wireguard/" + w.iface + ".sock") }) // killed, it leaves that behind
 	p := h.start(t, 0, programs.wireguard, "-f", w.iface)
 	eventually(t, "wireguard-go up", func() error {
 		if err := p.running(); err != nil {
