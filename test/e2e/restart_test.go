@@ -166,7 +166,7 @@ func TestRestartOfTheAPIServer(t *testing.T) {
 	n.Tunnel("main", kit.Exposing("web"))
 	web(n, 2)
 	tr := n.StartRequests("client", steady, "http://web")
-	kit.APIServer(t, "kill")
+	cluster.APIServer(t, "kill")
 	tr.WaitMore(50)
 	n.Scale("web", 3)
 	kit.Eventually(t, kit.Deadline, "answers from a pod that joined since", func() error {
@@ -191,7 +191,7 @@ func TestRestartWithoutAPIServer(t *testing.T) {
 	n.EventuallyApp("other", "get", "http://web")
 	before := n.Member("other")
 
-	kit.APIServer(t, "stop")
+	cluster.APIServer(t, "stop")
 	for _, p := range []*corev1.Pod{&other, &server} {
 		kit.KillSidecar(t, p)
 		kit.Eventually(t, kit.Deadline, "the data path of "+p.Name+" from what it kept", func() error {
@@ -199,15 +199,16 @@ func TestRestartWithoutAPIServer(t *testing.T) {
 			return err
 		})
 	}
-	kit.APIServer(t, "start")
+	cluster.APIServer(t, "start")
 	tr.WaitMore(20)
 	if m := n.Member("other"); m.Status.PublicKey != before.Status.PublicKey {
 		t.Error("the member has another key")
 	}
-	operatorReady(t) // the leader could not renew its lease, so it started anew
-	n.Create(kit.Pod("later"))
+	// The leader could not renew its lease and starts anew. Whoever makes pods tries again, as controllers do.
+	kit.Eventually(t, kit.Deadline, "a pod admitted", func() error { return n.TryCreate(kit.Pod("later")) })
 	n.WaitReady("later")
 	n.EventuallyApp("later", "get", "http://web")
+	operatorReady(t)
 }
 
 func operatorReady(t *testing.T) {

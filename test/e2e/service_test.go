@@ -28,7 +28,7 @@ func TestServiceCarriesTraffic(t *testing.T) {
 		"udp":         {"udp-ping", "-interval", "10ms", "-duration", "1s", "all:53"},
 		"udp large":   {"udp-ping", "-interval", "50ms", "-duration", "1s", "-size", "8000", "all:53"},
 		"download":    {"download", "http://all/download?bytes=" + large},
-		"upload":      {"upload", "http://all/upload", large},
+		"upload":      {"upload", "http://all/upload", "67108864"},
 		"half-close":  {"half-close", "all:10", "10000000"},
 		"client ends": {"send", "all:9", "10000000"},
 		"reset":       {"reset", "all:11"},
@@ -110,13 +110,18 @@ func TestServiceFollowsReadiness(t *testing.T) {
 	}
 }
 
-// Pods may go, and be replaced, while others keep opening connections.
+// Pods may go, and be replaced, while others keep opening connections; connections to those that stay are not touched.
 func TestServiceWhilePodsGo(t *testing.T) {
 	t.Parallel()
 	n := cluster.Namespace(t)
-	n.Tunnel("main", kit.Exposing("web"))
+	n.Tunnel("main", kit.Exposing("web", "echo"))
+	echo := kit.Pod("echo", "serve", "tcp-echo=:7007", "udp-echo=:5353")
+	kit.Declare(&echo.Spec, "7007", "5353/udp")
+	n.Create(kit.Service("echo", "7:7007", "53:5353/udp"), echo)
 	pods := web(n, 3)
+	n.WaitReady("echo")
 	tr := n.StartRequests("client", 10*time.Millisecond, "http://web")
+	pings := []*kit.Traffic{n.StartPing("tcp", "tcp", steady, "echo:7"), n.StartPing("udp", "udp", steady, "echo:53")}
 
 	n.Remove(pods[0].DeepCopy())
 	n.WaitGone(&pods[0])
@@ -131,6 +136,12 @@ func TestServiceWhilePodsGo(t *testing.T) {
 	for _, p := range n.Pods("web") {
 		if s.Hosts[p.Name] == 0 {
 			t.Errorf("no answer from %s; hosts %v", p.Name, s.Hosts)
+		}
+	}
+	for _, ping := range pings {
+		e := ping.StopPing()
+		if t.Logf("%s: %+v", ping.Pod(), e); e.Lost > 0 || e.Error != "" || e.Sent < 100 {
+			t.Errorf("a connection to a pod that stayed: %+v", e)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -53,8 +54,9 @@ func nodeExec(ctx context.Context, node string, command ...string) (string, erro
 }
 
 // APIServer kills, stops or starts the API server; see test/cluster/apiserver.sh. One that was stopped is started again when the
-// test ends, before the namespaces of the test are removed.
-func APIServer(t T, verb string) {
+// test ends, before the namespaces of the test are removed. After kill and start it returns when Kubernetes' own controllers follow
+// again: left alone they back off for a minute and more, and tests are not to measure that.
+func (c *Cluster) APIServer(t T, verb string) {
 	t.Helper()
 	if verb == "stop" {
 		t.Cleanup(func() {
@@ -66,6 +68,46 @@ func APIServer(t T, verb string) {
 	if out, err := script(t.Context(), "apiserver.sh", verb).CombinedOutput(); err != nil {
 		t.Fatalf("%s the API server: %v: %s", verb, err, out)
 	}
+	if verb != "stop" {
+		for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
+			restartControlPlane(t, name)
+		}
+		Eventually(t, 2*Deadline, "endpoints of a new Service", func() error { return c.settled(t.Context()) })
+	}
+}
+
+// restartControlPlane ends a process of the control plane, as losing a lease does where it has replicas; its supervisor starts it again.
+func restartControlPlane(t T, name string) {
+	t.Helper()
+	pid, err := os.ReadFile(filepath.Join(os.Getenv("TW_STATE"), "cp", name+".pid"))
+	if err != nil {
+		t.Fatalf("find %s: %v", name, err)
+	}
+	NodeExec(t, "cp", "kill", "-KILL", strings.TrimSpace(string(pid)))
+}
+
+// settled tries whether a Service gets its endpoints. Each time it is another one: for those that had to wait, Kubernetes tries less
+// and less often.
+func (c *Cluster) settled(ctx context.Context) error {
+	s := Service("", "80")
+	s.GenerateName, s.Namespace = "settled-", SystemNamespace
+	s.Spec.Selector = map[string]string{"app.kubernetes.io/name": OperatorName}
+	if err := c.Create(ctx, s); err != nil {
+		return err
+	}
+	defer func() { _ = c.Delete(context.WithoutCancel(ctx), s) }()
+	return Poll(ctx, 3*time.Second, func() error {
+		var l discoveryv1.EndpointSliceList
+		if err := c.List(ctx, &l, client.InNamespace(s.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: s.Name}); err != nil {
+			return err
+		}
+		for _, e := range l.Items {
+			if len(e.Endpoints) > 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("none yet")
+	})
 }
 
 // task is a running container as its node knows it: the API server need not be there.
