@@ -100,7 +100,7 @@ func (n *invTenant) addresses(pod string) []netip.Addr {
 	return out
 }
 
-// invPIDs are the processes of pod's containers by container name, as their node counts them.
+// invPID is the process of a pod's container, as its node counts it.
 func invPID(t *testing.T, p *corev1.Pod, container string) int {
 	t.Helper()
 	for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
@@ -207,14 +207,6 @@ func invSOCKS(t *testing.T, ns string, address []byte) (int, net.Conn) {
 		t.Fatalf("read the SOCKS5 proxy's reply: %v", err)
 	}
 	return 0, c
-}
-
-// invSOCKSAddress is an address or, where it is none, a name.
-func invSOCKSAddress(host string, port uint16) []byte {
-	if a, err := netip.ParseAddr(host); err == nil {
-		return invSOCKSNumber(a, port)
-	}
-	return invSOCKSName(host, port)
 }
 
 // invSOCKSNumber keeps IPv4-mapped addresses what they are.
