@@ -30,7 +30,7 @@ func (s *Stack) forwardTCP(r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
-	if !s.tcpSlots.take(remote.Addr()) {
+	if !s.tcpSlots.Take(remote.Addr()) {
 		// No answer: the peer's TCP asks again, by when there may be room. A reset would tell it that nobody listens.
 		s.count.tcpOverLimit.Add(1)
 		r.Complete(false)
@@ -48,7 +48,7 @@ func (q *tcpRequest) Accept() (datapath.Stream, error) {
 	if q.answered.Swap(true) {
 		return nil, opError("accept", "tcp", nil, nil, errAnswered)
 	}
-	defer q.s.tcpSlots.give(q.remote.Addr())
+	defer q.s.tcpSlots.Give(q.remote.Addr())
 	wq := new(waiter.Queue)
 	ep, err := q.r.CreateEndpoint(wq)
 	q.r.Complete(err != nil)
@@ -65,7 +65,7 @@ func (q *tcpRequest) Refuse() {
 	}
 	q.s.count.refusedTCP.Add(1)
 	q.r.Complete(true)
-	q.s.tcpSlots.give(q.remote.Addr())
+	q.s.tcpSlots.Give(q.remote.Addr())
 }
 
 // ends returns both ends of what a peer began, ours first.

@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/slots"
 )
 
 // waitingDatagrams is how many datagrams of one flow are kept while nobody has answered its first.
@@ -20,14 +21,14 @@ var errAnswered = errors.New("already answered")
 
 // udpTable knows the flows that peers started: those that wait for an answer and, through slots, those that are open.
 type udpTable struct {
-	slots   slots
+	slots   *slots.Slots
 	mu      sync.Mutex
 	closed  bool
 	waiting map[stack.TransportEndpointID]*udpRequest
 }
 
 func newUDPTable(total, perPeer int) udpTable {
-	return udpTable{slots: newSlots(total, perPeer), waiting: make(map[stack.TransportEndpointID]*udpRequest)}
+	return udpTable{slots: slots.New(total, perPeer), waiting: make(map[stack.TransportEndpointID]*udpRequest)}
 }
 
 // udpRequest is a flow that nobody has answered. The first of Accept and Refuse answers it.
@@ -62,7 +63,7 @@ func (s *Stack) forwardUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 		return true
 	}
 	local, remote := ends(id)
-	if !t.slots.take(remote.Addr()) {
+	if !t.slots.Take(remote.Addr()) {
 		s.count.udpOverLimit.Add(1)
 		return true
 	}
@@ -128,7 +129,7 @@ func (q *udpRequest) Refuse() {
 	}
 }
 
-func (q *udpRequest) giveSlot() { q.s.udpFlows.slots.give(q.remote.Addr()) }
+func (q *udpRequest) giveSlot() { q.s.udpFlows.slots.Give(q.remote.Addr()) }
 
 func release(pkts []*stack.PacketBuffer) {
 	for _, p := range pkts {

@@ -41,6 +41,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/slots"
 )
 
 // nicID is the one interface of every Stack.
@@ -84,7 +85,7 @@ type Stack struct {
 
 	handleTCP atomic.Pointer[func(datapath.TCPRequest)]
 	handleUDP atomic.Pointer[func(datapath.UDPRequest)]
-	tcpSlots  slots
+	tcpSlots  *slots.Slots
 	udpFlows  udpTable
 
 	mu        sync.Mutex // guards configuration and closing
@@ -103,7 +104,7 @@ func New(o Options) (*Stack, error) {
 	limits := o.Limits.withDefaults()
 	s := &Stack{
 		done:     make(chan struct{}),
-		tcpSlots: newSlots(limits.TCPRequests, limits.TCPRequestsPerPeer),
+		tcpSlots: slots.New(limits.TCPRequests, limits.TCPRequestsPerPeer),
 		udpFlows: newUDPTable(limits.UDPFlows, limits.UDPFlowsPerPeer),
 	}
 	s.ip = stack.New(stack.Options{

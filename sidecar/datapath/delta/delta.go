@@ -206,12 +206,13 @@ func (r Registry) Restore(changes []Change) []Change {
 	return out
 }
 
-// AllowedIPs is every address that some peer may use, sorted.
-func (r Registry) AllowedIPs() []netip.Prefix {
-	var out []netip.Prefix
+// Routes is every inner address that some peer may use, and where peers are outside, as far as they were given.
+func (r Registry) Routes() (to []netip.Prefix, endpoints []netip.Addr) {
 	for _, p := range r {
-		out = append(out, p.AllowedIPs...)
+		to = append(to, p.AllowedIPs...)
+		if p.Endpoint.IsValid() {
+			endpoints = append(endpoints, p.Endpoint.Addr())
+		}
 	}
-	slices.SortFunc(out, netip.Prefix.Compare)
-	return out
+	return to, endpoints
 }

@@ -1,0 +1,133 @@
+//go:build linux
+
+package oslink
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// doors are the open ports, each with its listener; guarded by their Link. The kernel's rules name those that have a handler: with
+// no handler every port is refused by the kernel, before any handshake.
+type doors struct {
+	tcp   map[uint16]*tcpDoor
+	udp   map[uint16]*udpDoor
+	rules []door // what the kernel has
+}
+
+// OpenPorts makes the given ports the open ones; see datapath.Gate.
+func (l *Link) OpenPorts(p datapath.Ports) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return fmt.Errorf("open ports: %w", net.ErrClosed)
+	}
+	next, fresh, err := l.openDoors(p)
+	if err == nil {
+		err = l.applyDoors(next)
+	}
+	if err != nil {
+		fresh.close()
+		return fmt.Errorf("open ports: %w", err)
+	}
+	for n, d := range l.doors.tcp { // rules first, then listeners: what the kernel lets in must find somebody
+		if next.tcp[n] == nil {
+			d.close()
+		}
+	}
+	for n, d := range l.doors.udp {
+		if next.udp[n] == nil {
+			d.close()
+		}
+	}
+	next.rules = l.doors.rules
+	l.doors = next
+	return nil
+}
+
+// openDoors listens on what is not open yet. On an error the fresh ones are the caller's to close.
+func (l *Link) openDoors(p datapath.Ports) (next, fresh doors, err error) {
+	next = doors{tcp: map[uint16]*tcpDoor{}, udp: map[uint16]*udpDoor{}}
+	fresh = doors{tcp: map[uint16]*tcpDoor{}, udp: map[uint16]*udpDoor{}}
+	for _, n := range p.TCP {
+		if next.tcp[n] = l.doors.tcp[n]; next.tcp[n] != nil {
+			continue
+		}
+		if next.tcp[n], err = l.openTCP(n); err != nil {
+			return next, fresh, fmt.Errorf("TCP port %d: %w", n, err)
+		}
+		fresh.tcp[n] = next.tcp[n]
+	}
+	for _, n := range p.UDP {
+		if next.udp[n] = l.doors.udp[n]; next.udp[n] != nil {
+			continue
+		}
+		if next.udp[n], err = l.openUDP(n); err != nil {
+			return next, fresh, fmt.Errorf("UDP port %d: %w", n, err)
+		}
+		fresh.udp[n] = next.udp[n]
+	}
+	return next, fresh, nil
+}
+
+// applyDoors tells the kernel, if that is news.
+func (l *Link) applyDoors(d doors) error {
+	var want []door
+	if l.handleTCP.Load() != nil {
+		for _, n := range slices.Sorted(maps.Keys(d.tcp)) {
+			want = append(want, door{unix.IPPROTO_TCP, n, d.tcp[n].to})
+		}
+	}
+	if l.handleUDP.Load() != nil {
+		for _, n := range slices.Sorted(maps.Keys(d.udp)) {
+			want = append(want, door{unix.IPPROTO_UDP, n, d.udp[n].to})
+		}
+	}
+	if slices.Equal(want, l.doors.rules) {
+		return nil
+	}
+	if err := l.policy.setDoors(want); err != nil {
+		return err
+	}
+	l.doors.rules = want
+	return nil
+}
+
+func (d *doors) close() {
+	for _, t := range d.tcp {
+		t.close()
+	}
+	for _, u := range d.udp {
+		u.close()
+	}
+}
+
+// HandleTCP sets who answers connections through open ports; nil shuts them all.
+func (l *Link) HandleTCP(h func(datapath.TCPRequest)) { setHandler(l, &l.handleTCP, h) }
+
+// HandleUDP sets who answers flows through open ports; nil shuts them all.
+func (l *Link) HandleUDP(h func(datapath.UDPRequest)) { setHandler(l, &l.handleUDP, h) }
+
+func setHandler[R any](l *Link, to *atomic.Pointer[func(R)], h func(R)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h == nil || l.closed {
+		to.Store(nil)
+	} else {
+		to.Store(&h)
+	}
+	if l.closed {
+		return
+	}
+	if err := l.applyDoors(l.doors); err != nil {
+		// The listeners refuse what the rules should: nothing is open that should not be.
+		l.log.Warn("ports could not be opened or shut", "interface", l.name, "error", err.Error())
+	}
+}

@@ -1,0 +1,209 @@
+//go:build linux
+
+package oslink
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// policy is the nftables table of one interface. Its chains, in the order in which a packet meets them:
+//
+//	guard    before connection tracking: through the interface only to its own addresses, and to these only through it
+//	doors    an open port leads to the port of its listener
+//	input    answers, what came through a door, and echo requests; the rest is refused as if nobody listened
+//	forward  nothing, in either direction
+//
+// A chain is replaced whole, in one transaction with whatever else changes.
+type policy struct {
+	nft                          *nftables.Conn
+	table                        *nftables.Table
+	iface                        string
+	guard, doors, input, forward *nftables.Chain
+}
+
+// door is one open port and the port of its listener.
+type door struct {
+	proto    byte // unix.IPPROTO_TCP or UDP
+	from, to uint16
+}
+
+// tableName is the table of an interface: several can be on one machine.
+func tableName(iface string) string { return "tenantwire-" + iface }
+
+// newPolicy shuts the interface. What a process that died left under the same name goes in the same transaction.
+func newPolicy(iface string) (*policy, error) {
+	nft, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	p := &policy{nft: nft, iface: iface, table: &nftables.Table{Name: tableName(iface), Family: nftables.TableFamilyINet}}
+	nft.AddTable(p.table) // so that deleting it cannot fail
+	nft.DelTable(p.table)
+	nft.AddTable(p.table)
+	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
+		return nft.AddChain(&nftables.Chain{Name: name, Table: p.table, Type: kind, Hooknum: hook, Priority: &priority})
+	}
+	p.guard = chain("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
+	p.doors = chain("doors", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
+	p.input = chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter)
+	p.forward = chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter)
+	p.fillGuard(nil)
+	p.fillInput()
+	p.rule(p.forward, p.in(), verdict(expr.VerdictDrop))
+	p.rule(p.forward, p.out(), verdict(expr.VerdictDrop))
+	if err := nft.Flush(); err != nil {
+		_ = nft.CloseLasting()
+		return nil, fmt.Errorf("set up nftables table %s: %w", p.table.Name, err)
+	}
+	return p, nil
+}
+
+func (p *policy) close() error {
+	p.nft.DelTable(p.table)
+	err := p.nft.Flush()
+	_ = p.nft.CloseLasting()
+	if err != nil {
+		return fmt.Errorf("remove nftables table %s: %w", p.table.Name, err)
+	}
+	return nil
+}
+
+// setOwn says which addresses are the interface's.
+func (p *policy) setOwn(own []netip.Addr) error {
+	p.nft.FlushChain(p.guard)
+	p.fillGuard(own)
+	if err := p.nft.Flush(); err != nil {
+		return fmt.Errorf("set addresses in nftables: %w", err)
+	}
+	return nil
+}
+
+// notOurs are sources that no peer can have and that the kernel does not refuse by itself.
+var notOurs = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")}
+
+func (p *policy) fillGuard(own []netip.Addr) {
+	for _, a := range own {
+		p.rule(p.guard, p.in(), address(source, netip.PrefixFrom(a, a.BitLen())), verdict(expr.VerdictDrop))
+	}
+	for _, n := range notOurs {
+		p.rule(p.guard, p.in(), address(source, n), verdict(expr.VerdictDrop))
+	}
+	for _, a := range own {
+		to := address(destination, netip.PrefixFrom(a, a.BitLen()))
+		p.rule(p.guard, p.in(), to, verdict(expr.VerdictAccept))
+		// The kernel answers for its addresses on every interface: what did not come encrypted must not reach ours. Loopback is
+		// the machine itself.
+		p.rule(p.guard, p.notIn(), not(iifname("lo")), to, verdict(expr.VerdictDrop))
+	}
+	p.rule(p.guard, p.in(), verdict(expr.VerdictDrop))
+}
+
+func (p *policy) fillInput() {
+	const dnat = 1 << 5 // IPS_DST_NAT
+	reply := expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
+	p.rule(p.input, p.in(), ct(expr.CtKeySTATE, reply), verdict(expr.VerdictAccept))
+	p.rule(p.input, p.in(), ct(expr.CtKeySTATUS, dnat), verdict(expr.VerdictAccept))
+	p.rule(p.input, p.in(), ct(expr.CtKeySTATE, expr.CtStateBitINVALID), verdict(expr.VerdictDrop))
+	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{8}), verdict(expr.VerdictAccept))
+	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{128}), verdict(expr.VerdictAccept))
+	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_ICMP), verdict(expr.VerdictDrop))
+	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_ICMPV6), verdict(expr.VerdictDrop))
+	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+	p.rule(p.input, p.in(), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
+}
+
+// setDoors says which ports are open. Connections that exist keep the way they came.
+func (p *policy) setDoors(open []door) error {
+	p.nft.FlushChain(p.doors)
+	for _, d := range open {
+		p.rule(p.doors, p.in(), l4proto(d.proto), transport(2, port(d.from)), []expr.Any{
+			&expr.Immediate{Register: 1, Data: port(d.to)},
+			// The address stays: only the port is another, so that the socket sees which of our addresses was meant.
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_INET, RegProtoMin: 1, Specified: true},
+		})
+	}
+	if err := p.nft.Flush(); err != nil {
+		return fmt.Errorf("set open ports in nftables: %w", err)
+	}
+	return nil
+}
+
+func (p *policy) rule(c *nftables.Chain, parts ...[]expr.Any) {
+	var all []expr.Any
+	for _, x := range parts {
+		all = append(all, x...)
+	}
+	p.nft.AddRule(&nftables.Rule{Table: p.table, Chain: c, Exprs: all})
+}
+
+func (p *policy) in() []expr.Any    { return iifname(p.iface) }
+func (p *policy) notIn() []expr.Any { return not(iifname(p.iface)) }
+func (p *policy) out() []expr.Any   { return metaIs(expr.MetaKeyOIFNAME, ifname(p.iface)) }
+
+func iifname(name string) []expr.Any { return metaIs(expr.MetaKeyIIFNAME, ifname(name)) }
+func l4proto(proto byte) []expr.Any  { return metaIs(expr.MetaKeyL4PROTO, []byte{proto}) }
+
+func ifname(s string) []byte { return append([]byte(s), make([]byte, unix.IFNAMSIZ-len(s))...) }
+
+func port(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
+
+func metaIs(key expr.MetaKey, want []byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want}}
+}
+
+// not turns the last comparison of a match around.
+func not(match []expr.Any) []expr.Any {
+	match[len(match)-1].(*expr.Cmp).Op = expr.CmpOpNeq
+	return match
+}
+
+func verdict(k expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: k}} }
+
+// transport compares bytes of the TCP, UDP or ICMP header.
+func transport(offset uint32, want []byte) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: uint32(len(want))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want},
+	}
+}
+
+// ct matches where any of the bits is set.
+func ct(key expr.CtKey, bits uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Register: 1, Key: key},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// which of a packet's addresses.
+type which int
+
+const (
+	source which = iota
+	destination
+)
+
+// address matches packets whose address is in the prefix.
+func address(w which, in netip.Prefix) []expr.Any {
+	family, offset, size := byte(unix.NFPROTO_IPV4), uint32(12), uint32(4)
+	if in.Addr().Is6() {
+		family, offset, size = unix.NFPROTO_IPV6, 8, 16
+	}
+	if w == destination {
+		offset += size
+	}
+	out := metaIs(expr.MetaKeyNFPROTO, []byte{family})
+	out = append(out, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size})
+	if in.Bits() != in.Addr().BitLen() {
+		out = append(out, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: ipNet(in).Mask, Xor: make([]byte, size)})
+	}
+	return append(out, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: in.Addr().AsSlice()})
+}

@@ -1,0 +1,138 @@
+//go:build linux
+
+// Package tun is the TUN datapath: the userspace engine of package device on a TUN device, with the kernel's TCP/IP inside and the
+// addresses, routes, policy and sockets of package oslink. It needs /dev/net/tun and CAP_NET_ADMIN over the network namespace.
+//
+//	socket -> route -> TUN device (64 KiB super-packets, checksums left to us) -> wireguard-go: split, encrypt -> UDP (GSO)
+//	UDP (GRO) -> wireguard-go: decrypt, join -> TUN device (super-packets) -> guard, doors, input -> socket
+//
+// Ownership: a Device owns engine and Link; the engine owns the TUN device, which is gone from the system when it closes, or when the
+// process dies. Close ends connections first, while their resets can still leave.
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"syscall"
+
+	wgtun "github.com/tailscale/wireguard-go/tun"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/delta"
+	"github.com/tenantwire/tenantwire/sidecar/device"
+	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/oslink"
+)
+
+// Options says how a Device is opened.
+type Options struct {
+	Name       string // of the interface
+	PrivateKey key.Private
+	ListenPort uint16 // outer UDP port; zero takes a free one
+	Interface  datapath.Interface
+	Logger     *slog.Logger // nil discards
+}
+
+// Device is one WireGuard interface on a TUN device.
+type Device struct {
+	*oslink.Link
+	*device.Engine
+	closing sync.Once
+	closed  error
+}
+
+var (
+	_ datapath.Datapath = (*Device)(nil)
+	_ datapath.Gate     = (*Device)(nil)
+)
+
+// Open brings an interface up without peers.
+func Open(o Options) (*Device, error) {
+	d, err := open(o)
+	if err != nil {
+		return nil, fmt.Errorf("open TUN datapath: %w", err)
+	}
+	return d, nil
+}
+
+func open(o Options) (*Device, error) {
+	if err := o.Interface.Validate(); err != nil {
+		return nil, err
+	}
+	t, err := create(o.Name, o.Interface.MTU)
+	if err != nil {
+		return nil, err
+	}
+	link, err := oslink.Open(o.Name, o.Logger)
+	if err != nil {
+		_ = t.Close()
+		return nil, err
+	}
+	engine, err := device.NewEngine(steady(t), device.EngineOptions{
+		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Mark: oslink.Mark, Logger: o.Logger,
+		Follow: func(next delta.Registry) error { return link.SetRoutes(next.Routes()) },
+	})
+	if err != nil {
+		_ = link.Close()
+		return nil, err
+	}
+	d := &Device{Link: link, Engine: engine}
+	if err := d.SetInterface(o.Interface); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// create makes the TUN device, down and without addresses.
+func create(name string, mtu int) (wgtun.Device, error) {
+	t, err := wgtun.CreateTUN(name, mtu)
+	switch {
+	case err == nil:
+		return t, nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
+		return nil, fmt.Errorf("/dev/net/tun is not there: a device plugin or hostPath must bring it: %w", err)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("no right to create a TUN device (CAP_NET_ADMIN, and /dev/net/tun readable and writable): %w", err)
+	case errors.Is(err, syscall.EBUSY):
+		return nil, fmt.Errorf("interface %s exists already: %w", name, err)
+	}
+	return nil, fmt.Errorf("create TUN device %s: %w", name, err)
+}
+
+// Probe says whether a TUN device can be had here, by making one of that name and removing it.
+func Probe(name string) error {
+	t, err := create(name, datapath.MinMTU)
+	if err != nil {
+		return err
+	}
+	l, err := oslink.Open(name, nil)
+	if err == nil {
+		err = l.Close()
+	}
+	return errors.Join(err, t.Close())
+}
+
+// Kind is TUN.
+func (d *Device) Kind() datapath.Kind { return datapath.TUN }
+
+// Capabilities are a kernel's: it completes handshakes by itself.
+func (d *Device) Capabilities() datapath.Capabilities { return datapath.Capabilities{} }
+
+// Close resets every connection and removes the interface. Closing twice is no error.
+func (d *Device) Close() error {
+	d.closing.Do(func() {
+		d.Forget()
+		d.closed = errors.Join(d.Link.Close(), d.Engine.Close())
+	})
+	return d.closed
+}
+
+// Format names the device under every verb: inside are keys in unexported fields, which fmt would print.
+func (d *Device) Format(f fmt.State, verb rune) {
+	_, _ = fmt.Fprint(f, "TUN ")
+	d.Engine.Format(f, verb)
+}
