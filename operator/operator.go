@@ -61,6 +61,9 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err != nil {
 		return err
 	}
+	if err := awaitCluster(ctx, cfg, o); err != nil {
+		return err
+	}
 	mgr, err := newManager(cfg, o, certs)
 	if err != nil {
 		return err
