@@ -1,0 +1,335 @@
+package conformance
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/key"
+)
+
+// rawPeer is upstream wireguard-go with nothing inside: the test writes and reads plain inner packets.
+type rawPeer struct {
+	r      *room
+	v4, v6 netip.Addr
+	wire   *wire
+}
+
+// raw opens a rawPeer on host 3 as a peer of n.
+func (r *room) raw(n *node) *rawPeer {
+	r.t.Helper()
+	p := &rawPeer{r: r, v4: inner4(3), v6: inner6(3), wire: newWire()}
+	priv := key.NewPrivate()
+	d := device.NewDevice(p.wire, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
+	r.t.Cleanup(d.Close)
+	text := fmt.Sprintf("private_key=%s\nlisten_port=0\npublic_key=%s\nendpoint=%s\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
+		priv.Hex(), n.priv.Public().Hex(), n.as().Endpoint)
+	r.lab.Do(3, func() {
+		err := d.IpcSet(text)
+		if err == nil {
+			err = d.Up()
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	})
+	n.update(datapath.Peer{PublicKey: priv.Public(), AllowedIPs: prefixes("10.9.0.3/32", "fd09::3/128")})
+	p.handshake(n)
+	return p
+}
+
+// handshake waits until the tunnel carries packets.
+func (p *rawPeer) handshake(n *node) {
+	p.r.t.Helper()
+	for range 50 {
+		p.send(packet(p.v4, n.v4, protoICMP, echoRequest(p.v4, n.v4, []byte("first"))))
+		if p.receive(time.Second, isEcho(n.v4, "first")) != nil {
+			return
+		}
+	}
+	p.r.t.Fatal("the raw peer gets no answer")
+}
+
+func (p *rawPeer) send(packet []byte) { p.wire.in <- packet }
+
+// receive returns the first packet that is the wanted one; nil when none came in time.
+func (p *rawPeer) receive(d time.Duration, wanted func([]byte) bool) []byte {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	for {
+		select {
+		case b := <-p.wire.out:
+			if wanted(b) {
+				return b
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// wire is a tun.Device whose ends are channels.
+type wire struct {
+	in, out chan []byte
+	events  chan tun.Event
+	closed  chan struct{}
+	once    sync.Once
+}
+
+func newWire() *wire {
+	return &wire{in: make(chan []byte, 64), out: make(chan []byte, 1024), events: make(chan tun.Event), closed: make(chan struct{})}
+}
+
+func (w *wire) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	select {
+	case b := <-w.in:
+		sizes[0] = copy(bufs[0][offset:], b)
+		return 1, nil
+	case <-w.closed:
+		return 0, os.ErrClosed
+	}
+}
+
+func (w *wire) Write(bufs [][]byte, offset int) (int, error) {
+	for _, b := range bufs {
+		select {
+		case w.out <- bytes.Clone(b[offset:]):
+		default: // nobody reads: lost, as on a wire
+		}
+	}
+	return len(bufs), nil
+}
+
+func (w *wire) Close() error {
+	w.once.Do(func() { close(w.closed); close(w.events) })
+	return nil
+}
+
+func (w *wire) File() *os.File           { return nil }
+func (w *wire) MTU() (int, error)        { return mtu, nil }
+func (w *wire) Name() (string, error)    { return "raw", nil }
+func (w *wire) Events() <-chan tun.Event { return w.events }
+func (w *wire) BatchSize() int           { return 1 }
+
+const (
+	protoICMP   = 1
+	protoTCP    = 6
+	protoUDP    = 17
+	protoICMPv6 = 58
+)
+
+// packet puts an IP header before a payload.
+func packet(from, to netip.Addr, proto byte, payload []byte) []byte {
+	if from.Is4() {
+		h := make([]byte, 20)
+		h[0], h[8], h[9] = 0x45, 64, proto
+		binary.BigEndian.PutUint16(h[2:], uint16(20+len(payload)))
+		copy(h[12:], from.AsSlice())
+		copy(h[16:], to.AsSlice())
+		binary.BigEndian.PutUint16(h[10:], checksum(0, h))
+		return append(h, payload...)
+	}
+	h := make([]byte, 40)
+	h[0], h[6], h[7] = 0x60, proto, 64
+	binary.BigEndian.PutUint16(h[4:], uint16(len(payload)))
+	copy(h[8:], from.AsSlice())
+	copy(h[24:], to.AsSlice())
+	return append(h, payload...)
+}
+
+func checksum(start uint32, b []byte) uint16 {
+	sum := start
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	if len(b)%2 == 1 {
+		sum += uint32(b[len(b)-1]) << 8
+	}
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}
+
+// pseudo is the sum of the pseudo header.
+func pseudo(from, to netip.Addr, proto byte, size int) uint32 {
+	b := append(from.AsSlice(), to.AsSlice()...)
+	b = append(b, 0, proto, byte(size>>8), byte(size))
+	return uint32(^checksum(0, b))
+}
+
+func echoRequest(from, to netip.Addr, data []byte) []byte {
+	b := append([]byte{8, 0, 0, 0, 0, 7, 0, 1}, data...)
+	if from.Is6() {
+		b[0] = 128
+		binary.BigEndian.PutUint16(b[2:], checksum(pseudo(from, to, protoICMPv6, len(b)), b))
+	} else {
+		binary.BigEndian.PutUint16(b[2:], checksum(0, b))
+	}
+	return b
+}
+
+func udpTo(from, to netip.Addr, port uint16) []byte {
+	b := []byte{0x9c, 0x40, byte(port >> 8), byte(port), 0, 12, 0, 0, 'x', 'x', 'x', 'x'}
+	binary.BigEndian.PutUint16(b[6:], checksum(pseudo(from, to, protoUDP, len(b)), b))
+	return b
+}
+
+func synTo(from, to netip.Addr, port uint16) []byte {
+	b := make([]byte, 20)
+	binary.BigEndian.PutUint16(b, 40000)
+	binary.BigEndian.PutUint16(b[2:], port)
+	b[7], b[12], b[13], b[14] = 9, 5<<4, 2, 64
+	binary.BigEndian.PutUint16(b[16:], checksum(pseudo(from, to, protoTCP, len(b)), b))
+	return b
+}
+
+// parts takes an IP packet apart; no extension headers are expected.
+func parts(b []byte) (from netip.Addr, proto byte, payload []byte) {
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4:
+		return netip.AddrFrom4([4]byte(b[12:16])), b[9], b[int(b[0]&15)*4:]
+	case len(b) >= 40:
+		return netip.AddrFrom16([16]byte(b[8:24])), b[6], b[40:]
+	}
+	return netip.Addr{}, 0, nil
+}
+
+func isEcho(from netip.Addr, data string) func([]byte) bool {
+	return func(b []byte) bool {
+		src, proto, p := parts(b)
+		reply := proto == protoICMP && len(p) > 8 && p[0] == 0 || proto == protoICMPv6 && len(p) > 8 && p[0] == 129
+		return reply && src == from && string(p[8:]) == data
+	}
+}
+
+func isReset(from netip.Addr) func([]byte) bool {
+	return func(b []byte) bool {
+		src, proto, p := parts(b)
+		return src == from && proto == protoTCP && len(p) >= 20 && p[13]&4 != 0
+	}
+}
+
+func isPortUnreachable(from netip.Addr) func([]byte) bool {
+	return func(b []byte) bool {
+		src, proto, p := parts(b)
+		return src == from && len(p) > 8 && (proto == protoICMP && p[0] == 3 && p[1] == 3 || proto == protoICMPv6 && p[0] == 1 && p[1] == 4)
+	}
+}
+
+func (p *rawPeer) own(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return p.v4
+	}
+	return p.v6
+}
+
+func icmpOf(a netip.Addr) byte {
+	if a.Is4() {
+		return protoICMP
+	}
+	return protoICMPv6
+}
+
+func testRawPing(_ *testing.T, r *room) {
+	b := r.open(2)
+	p := r.raw(b)
+	families(r.t, b, func(r *room, to netip.Addr) {
+		for _, data := range []string{"ping", strings.Repeat("long", 300)} {
+			from := p.own(to)
+			p.send(packet(from, to, icmpOf(to), echoRequest(from, to, []byte(data))))
+			if p.receive(patience, isEcho(to, data)) == nil {
+				r.t.Fatal("no answer")
+			}
+		}
+	})
+}
+
+func testRawRefused(_ *testing.T, r *room) {
+	b := r.open(2)
+	p := r.raw(b)
+	families(r.t, b, func(r *room, to netip.Addr) {
+		from := p.own(to)
+		p.send(packet(from, to, protoTCP, synTo(from, to, 99)))
+		if p.receive(patience, isReset(to)) == nil {
+			r.t.Error("no reset for a port that nobody opened")
+		}
+		p.send(packet(from, to, protoUDP, udpTo(from, to, 99)))
+		if p.receive(patience, isPortUnreachable(to)) == nil {
+			r.t.Error("no ICMP port unreachable for a port that nobody opened")
+		}
+	})
+}
+
+// quiet says what the peer is told within a while that is far longer than an answer takes.
+const quiet = 300 * time.Millisecond
+
+// testRawSpoofed sends from addresses that the peer may not use.
+func testRawSpoofed(t *testing.T, r *room) {
+	b := r.open(2)
+	p := r.raw(b)
+	b.openTCP(80)
+	b.HandleTCP(func(q datapath.TCPRequest) { t.Errorf("request from %s", q.Remote()); q.Refuse() })
+	for _, s := range []string{"10.9.0.66", "10.9.0.2", "127.0.0.1", "0.0.0.0", "255.255.255.255", "fd09::66", "fd09::2", "::1", "fe80::1"} {
+		from := netip.MustParseAddr(s)
+		to := map[bool]netip.Addr{true: b.v4, false: b.v6}[from.Is4()]
+		p.send(packet(from, to, protoTCP, synTo(from, to, 80)))
+		p.send(packet(from, to, icmpOf(to), echoRequest(from, to, []byte("spoofed"))))
+	}
+	if got := p.receive(quiet, func([]byte) bool { return true }); got != nil {
+		t.Errorf("answered: %x", got)
+	}
+}
+
+// testRawNotForUs sends to addresses that are not the interface's, among them others of the machine behind it, and nonsense.
+func testRawNotForUs(t *testing.T, r *room) {
+	b := r.open(2)
+	p := r.raw(b)
+	b.openTCP(80)
+	b.HandleTCP(func(q datapath.TCPRequest) { t.Errorf("request to %s", q.Local()); q.Refuse() })
+	others := []netip.Addr{netip.MustParseAddr("10.9.0.77"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("169.254.169.254"),
+		netip.MustParseAddr("255.255.255.255"), netip.MustParseAddr("224.0.0.1"), netip.MustParseAddr("::1"), netip.MustParseAddr("fd09::77"),
+		netip.MustParseAddr("ff02::1"), netip.MustParseAddr("8.8.8.8")}
+	for _, host := range []int{1, 2, 3} {
+		others = append(others, r.lab.Outer(host, false), r.lab.Outer(host, true))
+	}
+	var app net.Listener
+	r.lab.Do(b.host, func() { app, _ = net.Listen("tcp", ":0") })
+	if app != nil {
+		defer app.Close()
+	}
+	for _, to := range others {
+		from := p.own(to)
+		for _, port := range []uint16{80, portOf(app)} {
+			p.send(packet(from, to, protoTCP, synTo(from, to, port)))
+		}
+		p.send(packet(from, to, protoUDP, udpTo(from, to, 53)))
+		p.send(packet(from, to, icmpOf(to), echoRequest(from, to, []byte("not for us"))))
+	}
+	whole := packet(p.v4, b.v4, protoICMP, echoRequest(p.v4, b.v4, []byte("cut")))
+	p.send(whole[:len(whole)-2])
+	if got := p.receive(quiet, func([]byte) bool { return true }); got != nil {
+		t.Errorf("answered: %x", got)
+	}
+	p.handshake(b) // and it still works
+}
+
+func portOf(l net.Listener) uint16 {
+	if l == nil {
+		return 81
+	}
+	return netip.MustParseAddrPort(l.Addr().String()).Port()
+}

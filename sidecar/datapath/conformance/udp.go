@@ -1,0 +1,198 @@
+package conformance
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// whole is the largest datagram that is not fragmented.
+func whole(to netip.Addr, mtu int) int {
+	if to.Is6() {
+		return mtu - 40 - 8
+	}
+	return mtu - 20 - 8
+}
+
+// maximum is the largest datagram there is.
+func maximum(to netip.Addr) int {
+	if to.Is6() {
+		return 65535 - 8
+	}
+	return 65535 - 20 - 8
+}
+
+func testDatagrams(t *testing.T, r *room) {
+	a, b := r.pair()
+	b.echoUDP(53)
+	families(t, b, func(r *room, to netip.Addr) {
+		c := a.dialUDP(to, 53)
+		for _, size := range []int{0, 1, 512, 8 << 10, 60000, maximum(to), 0} {
+			datagramRoundTrip(r, c, size)
+		}
+		if _, err := c.Write(make([]byte, 65536)); err == nil {
+			r.t.Error("a datagram was taken that does not exist")
+		}
+		// A short buffer truncates and the next datagram comes whole.
+		_, _ = c.Write([]byte("truncated"))
+		_, _ = c.Write([]byte("whole"))
+		got := make([]byte, 5)
+		for _, want := range []string{"trunc", "whole"} {
+			if n, err := c.Read(got); err != nil || string(got[:n]) != want {
+				r.t.Fatalf("got %q, %v; want %q", got[:n], err, want)
+			}
+		}
+	})
+}
+
+func datagramRoundTrip(r *room, c net.Conn, size int) {
+	r.t.Helper()
+	want := random(size, uint64(size))
+	if _, err := c.Write(want); err != nil {
+		r.t.Fatalf("write %d bytes: %v", size, err)
+	}
+	got := make([]byte, 65536)
+	n, err := c.Read(got)
+	if err != nil || !bytes.Equal(got[:n], want) {
+		r.t.Fatalf("%d bytes came back of %d: %v", n, size, err)
+	}
+}
+
+// testMTU sends datagrams around the size where they begin to be fragmented, before and after the MTU shrinks and grows.
+func testMTU(t *testing.T, r *room) {
+	a, b := r.pair()
+	b.echoUDP(53)
+	families(t, b, func(r *room, to netip.Addr) {
+		c := a.dialUDP(to, 53)
+		for _, mtu := range []int{1420, 1280, 1400, 8920} {
+			a.set(a.iface(mtu))
+			b.set(b.iface(mtu))
+			for d := -1; d <= 1; d++ {
+				datagramRoundTrip(r, c, whole(to, mtu)+d)
+			}
+		}
+		// One end knows of the smaller MTU, the other does not: what is too long for it is still taken.
+		a.set(a.iface(1280))
+		b.set(b.iface(1420))
+		datagramRoundTrip(r, c, whole(to, 1420))
+	})
+}
+
+// testFirstDatagramsWait shows that what arrives before Accept is read after it, in order.
+func testFirstDatagramsWait(t *testing.T, r *room) {
+	a, b := r.pair()
+	got := make(chan string, 3)
+	b.openUDP(53)
+	b.HandleUDP(func(q datapath.UDPRequest) {
+		if q.Local() != netip.AddrPortFrom(b.v6, 53) || q.Remote().Addr() != a.v6 {
+			t.Errorf("flow from %s to %s", q.Remote(), q.Local())
+		}
+		time.Sleep(200 * time.Millisecond)
+		c, err := q.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if _, err := q.Accept(); err == nil {
+			t.Error("a second Accept succeeded")
+		}
+		buf := make([]byte, 10)
+		for range 3 {
+			n, _ := c.Read(buf)
+			got <- string(buf[:n])
+		}
+		_ = c.Close()
+	})
+	c := a.dialUDP(b.v6, 53)
+	for _, s := range []string{"one", "two", "three"} {
+		_, _ = c.Write([]byte(s))
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, want := range []string{"one", "two", "three"} {
+		select {
+		case s := <-got:
+			if s != want {
+				t.Fatalf("got %q, want %q", s, want)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%q never came", want)
+		}
+	}
+}
+
+// testFlowsAreApart runs many flows to one port at once: each gets its own answers.
+func testFlowsAreApart(t *testing.T, r *room) {
+	a, b := r.pair()
+	b.echoUDP(53)
+	var flows []net.Conn
+	for range 50 {
+		flows = append(flows, a.dialUDP(b.v4, 53))
+	}
+	for round := range 5 {
+		for i, c := range flows {
+			_, _ = fmt.Fprint(c, i, round)
+		}
+		for i, c := range flows {
+			got := make([]byte, 20)
+			want := fmt.Sprint(i, round)
+			_ = c.SetReadDeadline(time.Now().Add(time.Second))
+			n, err := c.Read(got)
+			for errors.Is(err, os.ErrDeadlineExceeded) && round == 0 { // a datagram may be lost where flows begin at once
+				_, _ = c.Write([]byte(want))
+				_ = c.SetReadDeadline(time.Now().Add(time.Second))
+				n, err = c.Read(got)
+			}
+			if err != nil || string(got[:n]) != want {
+				t.Fatalf("flow %d got %q, %v; want %q", i, got[:n], err, want)
+			}
+		}
+	}
+}
+
+func testRefusedDatagram(t *testing.T, r *room) {
+	a, b := r.pair()
+	ask := func(to netip.Addr) error {
+		c := a.dialUDP(to, 54)
+		_, _ = c.Write([]byte("anyone?"))
+		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+		_, err := c.Read(make([]byte, 10))
+		return err
+	}
+	t.Run("nobody listens", func(t *testing.T) {
+		b.HandleUDP(nil)
+		families(t, b, func(r *room, to netip.Addr) {
+			if err := ask(to); !errors.Is(err, syscall.ECONNREFUSED) {
+				r.t.Fatalf("got %v, want ECONNREFUSED", err)
+			}
+		})
+	})
+	t.Run("port not open", func(t *testing.T) {
+		b.echoUDP(53)
+		families(t, b, func(r *room, to netip.Addr) {
+			if err := ask(to); !errors.Is(err, syscall.ECONNREFUSED) {
+				r.t.Fatalf("got %v, want ECONNREFUSED", err)
+			}
+		})
+	})
+	t.Run("by the handler", func(t *testing.T) {
+		b.openUDP(54)
+		b.HandleUDP(func(q datapath.UDPRequest) { q.Refuse() })
+		want := error(syscall.ECONNREFUSED)
+		if !b.Capabilities().AsksFirst {
+			want = os.ErrDeadlineExceeded
+		}
+		families(t, b, func(r *room, to netip.Addr) {
+			if err := ask(to); !errors.Is(err, want) {
+				r.t.Fatalf("got %v, want %v", err, want)
+			}
+		})
+	})
+}
