@@ -45,9 +45,8 @@ func TestJoinFromEveryKindOfWorkload(t *testing.T) {
 	tunnel := n.Tunnel("main", kit.Exposing("web"), withIPv4("10.77.0.0/24"))
 	n.Create(kit.Service("web", "80:8080"), webDeployment(1))
 	const ask = "http://web"
-	template := func(app string, args ...string) corev1.PodTemplateSpec { return kit.Template(app, args...) }
 	once := func(app string) corev1.PodTemplateSpec {
-		s := template(app, "get", "-n", "40", "-interval", "100ms", ask)
+		s := kit.Template(app, "get", "-n", "40", "-interval", "100ms", ask)
 		s.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
 		return s
 	}
@@ -63,9 +62,9 @@ func TestJoinFromEveryKindOfWorkload(t *testing.T) {
 			JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: once("cron")}}}},
 		kit.Deployment("deployment", 2),
 		&appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "set"}, Spec: appsv1.StatefulSetSpec{
-			Replicas: ptr.To[int32](2), Selector: labels("set"), Template: template("set"), PodManagementPolicy: appsv1.ParallelPodManagement}},
+			Replicas: ptr.To[int32](2), Selector: labels("set"), Template: kit.Template("set"), PodManagementPolicy: appsv1.ParallelPodManagement}},
 		&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "daemon"}, Spec: appsv1.DaemonSetSpec{
-			Selector: labels("daemon"), Template: template("daemon")}},
+			Selector: labels("daemon"), Template: kit.Template("daemon")}},
 		kit.Pod("bare"),
 	)
 	for app, want := range map[string]int{"deployment": 2, "set": 2, "daemon": 1, "bare": 1} {

@@ -49,7 +49,8 @@ func dialThrough(ctx context.Context, proxy, to string) (net.Conn, error) {
 	if err == nil {
 		var r *http.Response
 		// A server speaks second: nothing is read ahead of the answer's end.
-		if r, err = http.ReadResponse(bufio.NewReader(c), &http.Request{Method: http.MethodConnect}); err == nil && r.StatusCode != http.StatusOK {
+		r, err = http.ReadResponse(bufio.NewReader(c), &http.Request{Method: http.MethodConnect}) //nolint:bodyclose // it has none
+		if err == nil && r.StatusCode != http.StatusOK {
 			err = fmt.Errorf("proxy answers %s", r.Status)
 		}
 	}
