@@ -54,10 +54,10 @@ func reservedMounts(c *candidate) finding {
 func isolated(c *candidate) finding {
 	spec := &c.Pod.Spec
 	if spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace {
-		c.warn("spec.shareProcessNamespace: a container of this pod that runs as root or as the sidecar's user (%d) can read the sidecar's key", c.Config.User)
+		c.warn("spec.shareProcessNamespace: a container of this pod that runs as root can read the sidecar's key")
 	}
 	if spec.HostPID {
-		c.warn("spec.hostPID: a container of this pod that runs as root or as the sidecar's user (%d) can read the sidecar's key", c.Config.User)
+		c.warn("spec.hostPID: a container of this pod that runs as root can read the sidecar's key")
 	}
 	return finding{}
 }

@@ -42,6 +42,7 @@ type member struct {
 	endpoint  netip.AddrPort // zero until it registered
 	addresses []netip.Prefix
 	inbound   []wire.Port
+	granted   []wire.Port // those of inbound that are behind an exposed Service
 }
 
 func (m *member) registered() bool { return !m.key.IsZero() }
@@ -68,7 +69,7 @@ func NewNetwork(s State) *Network {
 	}
 	for _, p := range accepted {
 		routes := slices.SortedFunc(slices.Values(p.routes), netip.Prefix.Compare)
-		n.peers = append(n.peers, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, AllowedIPs: routes, KeepaliveSeconds: p.keepalive})
+		n.peers = append(n.peers, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, AllowedIPs: routes, Outside: true, KeepaliveSeconds: p.keepalive})
 	}
 	c := wire.Config{Peers: n.peers, Services: append(n.carried(s), egress(s.Tunnel, accepted)...)}
 	c.Sort()
@@ -89,6 +90,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 		Peers:     n.peersOf(m),
 		Services:  n.servicesOf(m),
 		Inbound:   m.inbound,
+		Granted:   m.granted,
 	}, true
 }
 
@@ -170,8 +172,10 @@ func olderMember(a, b *v1alpha1.TunnelMember) int {
 }
 
 func (m *member) sortInbound() {
-	slices.SortFunc(m.inbound, comparePorts)
-	m.inbound = slices.Compact(m.inbound)
+	for _, ports := range []*[]wire.Port{&m.inbound, &m.granted} {
+		slices.SortFunc(*ports, comparePorts)
+		*ports = slices.Compact(*ports)
+	}
 }
 
 // memberAddresses are a member's addresses that are this tunnel's and nobody else's, IPv4 first.

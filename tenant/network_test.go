@@ -133,5 +133,8 @@ func text(t *testing.T, c wire.Config) []byte {
 	for _, p := range c.Inbound {
 		line("inbound", p)
 	}
+	for _, p := range c.Granted {
+		line("granted", p)
+	}
 	return b.Bytes()
 }

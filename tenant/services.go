@@ -62,7 +62,8 @@ func (n *Network) targets(endpoints []*discoveryv1.EndpointSlice, port string, p
 			if m == nil {
 				continue
 			}
-			m.inbound = append(m.inbound, wire.Port{Port: number, Protocol: wire.Protocol(protocol)})
+			open := wire.Port{Port: number, Protocol: wire.Protocol(protocol)}
+			m.inbound, m.granted = append(m.inbound, open), append(m.granted, open)
 			if !m.registered() {
 				continue
 			}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -54,16 +53,11 @@ func (m *member) run(ctx context.Context) error {
 // follow registers and watches, over and over. A watch that held for a while resets the backoff.
 func (m *member) follow(ctx context.Context) {
 	const first = 100 * time.Millisecond
-	registered := false
 	for wait := first; ctx.Err() == nil; {
 		start := time.Now()
-		err := m.session(ctx, &registered)
+		err := m.session(ctx)
 		if ctx.Err() != nil {
 			return
-		}
-		var se *statusError
-		if errors.As(err, &se) {
-			registered = false
 		}
 		if time.Since(start) > m.patience {
 			wait = first
@@ -76,23 +70,21 @@ func (m *member) follow(ctx context.Context) {
 	}
 }
 
-// session is one registration, where it is needed, and one watch.
-func (m *member) session(ctx context.Context, registered *bool) error {
-	if !*registered {
-		r, err := m.client.register(ctx, wire.Registration{
-			PublicKey: m.public, Endpoint: netip.AddrPortFrom(m.PodIP, m.ListenPort),
-			Datapath: datapath.Netstack, DatapathReason: m.datapathReason,
-		})
-		if err != nil {
-			return err
-		}
-		*registered = true
-		m.mu.Lock()
-		m.known++
-		m.mu.Unlock()
-		m.poke()
-		m.Log.Info("registered", "tunnel", r.Tunnel, "publicKey", m.public.String(), "addresses", joinPrefixes(r.Addresses))
+// session is one registration and one watch. Registering each time costs a cache look-up where nothing changed, and sets right what
+// the bearer of a stolen token may have registered in our place.
+func (m *member) session(ctx context.Context) error {
+	r, err := m.client.register(ctx, wire.Registration{
+		PublicKey: m.public, Endpoint: netip.AddrPortFrom(m.PodIP, m.ListenPort),
+		Datapath: datapath.Netstack, DatapathReason: m.datapathReason,
+	})
+	if err != nil {
+		return err
 	}
+	m.mu.Lock()
+	m.known++
+	m.mu.Unlock()
+	m.poke()
+	m.Log.Info("registered", "tunnel", r.Tunnel, "publicKey", m.public.String(), "addresses", joinPrefixes(r.Addresses))
 	return m.client.watch(ctx, m.revision, m.silence, m.on)
 }
 
@@ -164,6 +156,9 @@ func (m *member) translate(c wire.Config) desired {
 	for _, p := range c.Peers {
 		d.peers[p.PublicKey] = datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, AllowedIPs: p.AllowedIPs,
 			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second}
+		if p.Outside {
+			d.outside = append(d.outside, p.AllowedIPs...)
+		}
 	}
 	for _, s := range c.Services {
 		if at, ok := m.Names[s.Name]; ok && !slices.Contains(m.OwnPorts, wire.Port{Port: s.Port, Protocol: s.Protocol}) {
@@ -174,6 +169,10 @@ func (m *member) translate(c wire.Config) desired {
 	for _, p := range c.Inbound {
 		d.inbound = append(d.inbound, relay.Inbound{Port: p.Port, Protocol: relay.Protocol(p.Protocol),
 			To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port)})
+	}
+	d.granted = make(map[inboundPort]bool, len(c.Granted))
+	for _, p := range c.Granted {
+		d.granted[inboundPort{p.Port, relay.Protocol(p.Protocol)}] = true
 	}
 	return d
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -21,7 +23,24 @@ type desired struct {
 	peers    map[key.Public]datapath.Peer
 	forwards []relay.Forward
 	inbound  []relay.Inbound
-	proxies  relay.Proxies
+	// outside are the addresses of peers that are no members; they reach granted only. Nil: everybody is a member.
+	outside []netip.Prefix
+	granted map[inboundPort]bool
+	proxies relay.Proxies
+}
+
+type inboundPort struct {
+	port     uint16
+	protocol relay.Protocol
+}
+
+// admits says whether a peer's address may reach one of the inbound ports.
+func (d *desired) admits(src netip.Addr, port uint16, protocol relay.Protocol) bool {
+	if d == nil {
+		return false
+	}
+	outside := slices.ContainsFunc(d.outside, func(p netip.Prefix) bool { return p.Contains(src) })
+	return !outside || d.granted[inboundPort{port, protocol}]
 }
 
 // plane is the device and the relay, opened when the first configuration is known and changed in place from then on.
@@ -30,6 +49,7 @@ type plane struct {
 	listenPort uint16
 	log        *slog.Logger
 	draining   atomic.Bool
+	admission  atomic.Pointer[desired] // what the relay asks, from its own goroutines
 
 	mu       sync.Mutex // guards what follows
 	device   datapath.Datapath
@@ -44,8 +64,8 @@ func newPlane(private key.Private, listenPort uint16, log *slog.Logger) *plane {
 }
 
 // apply makes the plane as d says, touching only what differs. An error means that connections and addresses are as they were, and
-// that the next apply has all to do. What fails for one
-// forward or proxy does not stop the others: it is logged, kept for status, and tried again at the next apply.
+// that the next apply has all to do. What fails for one forward or proxy does not stop the others: it is logged, kept for status,
+// and tried again at the next apply.
 func (p *plane) apply(d desired) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,7 +88,10 @@ func (p *plane) applyDevice(d desired) error {
 			return fmt.Errorf("open device: %w", err)
 		}
 		p.device, p.has = dev, desired{iface: d.iface}
-		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU})
+		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU,
+			AllowInbound: func(src netip.Addr, port uint16, protocol relay.Protocol) bool {
+				return p.admission.Load().admits(src, port, protocol)
+			}})
 	}
 	upsert, remove := diffPeers(p.has.peers, d.peers)
 	if len(upsert)+len(remove) > 0 {
@@ -86,6 +109,7 @@ func (p *plane) applyDevice(d desired) error {
 }
 
 func (p *plane) applyRelay(d desired) error {
+	p.admission.Store(&d)
 	return errors.Join(p.relay.SetInbound(d.inbound), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies))
 }
 

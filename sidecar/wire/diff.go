@@ -29,6 +29,7 @@ func (c *Config) Sort() {
 	slices.SortFunc(c.Peers, comparePeers)
 	slices.SortFunc(c.Services, compareServices)
 	slices.SortFunc(c.Inbound, comparePorts)
+	slices.SortFunc(c.Granted, comparePorts)
 }
 
 func comparePeers(a, b Peer) int       { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) }
@@ -54,14 +55,18 @@ func Diff(from, to Config) Delta {
 	merge(from.Services, to.Services, compareServices,
 		func(s Service) { d.UpsertServices = append(d.UpsertServices, s) },
 		func(s Service) { d.RemoveServices = append(d.RemoveServices, s.ServiceID) })
-	if !slices.Equal(from.Inbound, to.Inbound) {
-		in := slices.Clone(to.Inbound)
-		if in == nil {
-			in = []Port{}
-		}
-		d.Inbound = &in
-	}
+	d.Inbound = diffPorts(from.Inbound, to.Inbound)
+	d.Granted = diffPorts(from.Granted, to.Granted)
 	return d
+}
+
+// diffPorts is nil where nothing changed, and never points to nil: JSON could not tell that from absent.
+func diffPorts(from, to []Port) *[]Port {
+	if slices.Equal(from, to) {
+		return nil
+	}
+	ports := append([]Port{}, to...)
+	return &ports
 }
 
 // merge walks two sorted lists and calls upsert for what is new or changed in b, remove for what only a has.
@@ -86,18 +91,21 @@ func merge[T any](a, b []T, compare func(T, T) int, upsert, remove func(T)) {
 // IsEmpty says whether the delta changes nothing.
 func (d Delta) IsEmpty() bool {
 	return d.Interface == nil && len(d.UpsertPeers) == 0 && len(d.RemovePeers) == 0 &&
-		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil
+		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil
 }
 
 // Apply returns the configuration that the delta leads to. The receiver is not changed. The result is validated, so that a
 // garbled delta never reaches a device.
 func (c Config) Apply(d Delta) (Config, error) {
-	out := Config{Interface: c.Interface, Inbound: c.Inbound}
+	out := Config{Interface: c.Interface, Inbound: c.Inbound, Granted: c.Granted}
 	if d.Interface != nil {
 		out.Interface = *d.Interface
 	}
 	if d.Inbound != nil {
 		out.Inbound = *d.Inbound
+	}
+	if d.Granted != nil {
+		out.Granted = *d.Granted
 	}
 	dropPeer := make(map[key.Public]bool, len(d.RemovePeers)+len(d.UpsertPeers))
 	for _, k := range d.RemovePeers {

@@ -40,12 +40,19 @@ func (c Config) Validate() error {
 			return fmt.Errorf("services[%d]: %s is out of order or a duplicate", i, s.ServiceID)
 		}
 	}
-	for i, p := range c.Inbound {
+	if err := validatePorts("inbound", c.Inbound); err != nil {
+		return err
+	}
+	return validatePorts("granted", c.Granted)
+}
+
+func validatePorts(field string, ports []Port) error {
+	for i, p := range ports {
 		if err := p.validate(); err != nil {
-			return fmt.Errorf("inbound[%d]: %w", i, err)
+			return fmt.Errorf("%s[%d]: %w", field, i, err)
 		}
-		if i > 0 && comparePorts(c.Inbound[i-1], p) >= 0 {
-			return fmt.Errorf("inbound[%d]: %s is out of order or a duplicate", i, p)
+		if i > 0 && comparePorts(ports[i-1], p) >= 0 {
+			return fmt.Errorf("%s[%d]: %s is out of order or a duplicate", field, i, p)
 		}
 	}
 	return nil

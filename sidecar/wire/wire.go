@@ -85,6 +85,7 @@ type Config struct {
 	Peers     []Peer    `json:"peers,omitempty"`    // by public key
 	Services  []Service `json:"services,omitempty"` // by name, port, protocol
 	Inbound   []Port    `json:"inbound,omitempty"`  // by port, protocol: what the member's own addresses accept
+	Granted   []Port    `json:"granted,omitempty"`  // those of Inbound that outside peers reach too; members reach all
 }
 
 // Interface is the member's own end.
@@ -98,6 +99,7 @@ type Peer struct {
 	PublicKey        key.Public     `json:"publicKey"`
 	Endpoint         netip.AddrPort `json:"endpoint,omitzero"` // zero: the peer dials
 	AllowedIPs       []netip.Prefix `json:"allowedIPs"`
+	Outside          bool           `json:"outside,omitempty"`          // not a member: default deny, it reaches what is granted
 	KeepaliveSeconds int            `json:"keepaliveSeconds,omitempty"` // 0: off
 }
 
@@ -137,4 +139,5 @@ type Delta struct {
 	UpsertServices []Service    `json:"upsertServices,omitempty"`
 	RemoveServices []ServiceID  `json:"removeServices,omitempty"`
 	Inbound        *[]Port      `json:"inbound,omitempty"` // replaces the whole list
+	Granted        *[]Port      `json:"granted,omitempty"` // replaces the whole list
 }

@@ -77,6 +77,9 @@ func (g generator) config() Config {
 		p := Port{uint16(1 + g.IntN(6)), g.protocol()}
 		if !ports[p] {
 			c.Inbound = append(c.Inbound, p)
+			if g.IntN(2) == 0 {
+				c.Granted = append(c.Granted, p)
+			}
 		}
 		ports[p] = true
 	}
@@ -297,6 +300,7 @@ func TestValidate(t *testing.T) {
 		"services[1]":                    func(c *Config) { c.Services = append(c.Services, c.Services[0]) },
 		"targets: 127.0.0.1:80":          func(c *Config) { c.Services[0].Targets = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:80")} },
 		"inbound[0]: port: 0":            func(c *Config) { c.Inbound[0].Port = 0 },
+		"granted[0]: port: 0":            func(c *Config) { c.Granted = []Port{{0, TCP}} },
 		"inbound[1]: 80/TCP is out of o": func(c *Config) { c.Inbound = append(c.Inbound, c.Inbound[0]) },
 	} {
 		c := overWire(t, good)

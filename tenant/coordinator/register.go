@@ -167,13 +167,12 @@ func (s *Server) awaitMember(ctx context.Context, id Identity, proven func(Membe
 		if err != nil {
 			return Member{}, err
 		}
-		if ok && proven(m) {
+		switch {
+		case ok && proven(m):
 			return m, nil
-		}
-		if time.Now().After(end) {
-			if ok && len(m.PodIPs) > 0 {
-				return Member{}, refuse(http.StatusConflict, "endpoint: not an address of pod %s", id.Pod)
-			}
+		case ok && len(m.PodIPs) > 0:
+			return Member{}, refuse(http.StatusConflict, "endpoint: not an address of pod %s", id.Pod)
+		case time.Now().After(end):
 			return Member{}, later("pod %s is not a member of a tunnel yet", id.Pod)
 		}
 		select {
@@ -228,6 +227,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 		return refuse(http.StatusNotFound, "pod %s is not a member of a tunnel", id.Pod)
 	}
 	c := readyCondition(m.Object, rep)
+	// Written even where the cache says so already: it may be behind what another replica wrote.
 	if err := s.Store.WriteStatus(r.Context(), m.Object, Status{Ready: &c}); err != nil {
 		return err
 	}
