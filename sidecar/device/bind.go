@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/tailscale/wireguard-go/conn"
 	wg "github.com/tailscale/wireguard-go/device"
@@ -126,14 +127,35 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint, offset int) error {
 	if std == nil {
 		return errUnknownEndpoint
 	}
-	err := b.Bind.Send(bufs, std, offset)
-	var gso conn.ErrUDPGSODisabled
-	if err == nil || errors.As(err, &gso) || w == nil || !std.SrcIP().IsValid() {
+	err := b.send(bufs, std, offset)
+	if w == nil {
 		return err
 	}
-	plain := &conn.StdNetEndpoint{AddrPort: std.AddrPort}
-	w.at.CompareAndSwap(std, plain)
-	return b.Bind.Send(bufs, plain, offset)
+	var gso conn.ErrUDPGSODisabled
+	if err != nil && !errors.As(err, &gso) && std.SrcIP().IsValid() {
+		plain := &conn.StdNetEndpoint{AddrPort: std.AddrPort}
+		w.at.CompareAndSwap(std, plain)
+		err = b.send(bufs, plain, offset)
+	}
+	if err == nil {
+		w.uncounted.Add(uint64(len(bufs) * offset))
+	}
+	return err
+}
+
+// send sends packets that are longer than the path's MTU too: together they are refused, each by itself is fragmented. Those that had
+// left already are dropped as repetitions by the peer.
+func (b *bind) send(bufs [][]byte, to *conn.StdNetEndpoint, offset int) error {
+	err := b.Bind.Send(bufs, to, offset)
+	if len(bufs) == 1 || !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EMSGSIZE) {
+		return err
+	}
+	for i := range bufs {
+		if err := b.Bind.Send(bufs[i:i+1], to, offset); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // origin is where a received packet came from.
@@ -173,6 +195,8 @@ const suspects = 32
 // whereabouts is one peer's endpoint as we know it.
 type whereabouts struct {
 	at atomic.Pointer[conn.StdNetEndpoint] // nil: unknown
+	// uncounted is what the engine counts as sent and never is: the room before each packet.
+	uncounted atomic.Uint64
 
 	mu    sync.Mutex
 	noted [suspects]*origin

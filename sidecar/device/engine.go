@@ -156,6 +156,11 @@ func (e *Engine) Peers() ([]datapath.PeerStats, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list peers: %w", err)
 	}
+	for i := range st.Peers {
+		if w := e.bind.peer(st.Peers[i].PublicKey); w != nil {
+			st.Peers[i].TxBytes -= min(st.Peers[i].TxBytes, w.uncounted.Load())
+		}
+	}
 	slices.SortFunc(st.Peers, func(a, b datapath.PeerStats) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })
 	return st.Peers, nil
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // patience bounds every wait for what must happen; what passes does not come near it, on emulated machines neither.
-const patience = 60 * time.Second
+const patience = 30 * time.Second
 
 // mtu of the interfaces unless a test says otherwise.
 const mtu = 1420
