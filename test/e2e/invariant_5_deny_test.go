@@ -32,15 +32,16 @@ func TestInvariant5NothingIsReachableThatWasNotDeclared(t *testing.T) {
 			t.Fatal(err)
 		}
 		a := newAttacker(t, invNetns(t, n.client), memberKey(t, n.client), peer, target.Status.Endpoint)
-		inboundIsDenied(t, n, a, n.addresses("client"))
+		inboundIsDenied(t, n, a, n.addresses("client"), false)
 	})
 	t.Run("inbound from an outside peer", func(t *testing.T) { outsidePeerIsDenied(t, n) })
 	t.Run("proxies", func(t *testing.T) { proxiesLeadToMembersOnly(t, n) })
 }
 
-// Breaks when the tunnel address answers on a port that is not declared, or the member passes on what is not for its own tunnel
-// address: to its loopback, its pod's address, the node, the API server, the cloud's metadata, another member.
-func inboundIsDenied(t *testing.T, n *invTenant, a *attacker, mine []netip.Addr) {
+// Breaks when the tunnel address answers on a port that is not declared, or to an outside peer on one that is not exposed, or when
+// the member passes on what is not for its own tunnel address: to its loopback, its pod's address, the node, the API server, the
+// cloud's metadata, another member.
+func inboundIsDenied(t *testing.T, n *invTenant, a *attacker, mine []netip.Addr, outside bool) {
 	t.Helper()
 	own := n.addresses(n.web[0].Name)
 	from := func(to netip.Addr) netip.AddrPort {
@@ -55,6 +56,9 @@ func inboundIsDenied(t *testing.T, n *invTenant, a *attacker, mine []netip.Addr)
 	for _, to := range own {
 		if got := a.syn(from(to), netip.AddrPortFrom(to, invWebPort), 10*time.Second); got != "SYN-ACK" {
 			t.Fatalf("the declared port of %s: %q, want SYN-ACK: the test shows nothing", to, got)
+		}
+		if got := a.syn(from(to), netip.AddrPortFrom(to, invMemberPort), 5*time.Second); (got == "SYN-ACK") == outside {
+			t.Errorf("port %d of %s, which is declared and not exposed, answers %q; asked from outside: %t", invMemberPort, to, got, outside)
 		}
 		for _, port := range []uint16{invHiddenPort, invSOCKSPort, invHTTPPort, injector.HealthPort, injector.ListenPort, 80, 22, 443, 10250} {
 			if got := a.syn(from(to), netip.AddrPortFrom(to, port), 600*time.Millisecond); got == "SYN-ACK" {
@@ -91,7 +95,7 @@ func invForbidden(t *testing.T, n *invTenant) []netip.Addr {
 	return out
 }
 
-// Breaks when an outside peer gets more than the ports that members declare.
+// Breaks when an outside peer gets more than what is exposed.
 func outsidePeerIsDenied(t *testing.T, n *invTenant) {
 	device := key.NewPrivate()
 	p := &v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Name: "laptop"}}
@@ -108,7 +112,7 @@ func outsidePeerIsDenied(t *testing.T, n *invTenant) {
 	if !a.handshaken(20 * time.Second) {
 		t.Skip("members do not take outside peers in this version")
 	}
-	inboundIsDenied(t, n, a, mine)
+	inboundIsDenied(t, n, a, mine, true)
 }
 
 // Breaks when a proxy dials what no member owns, however it is spelled.

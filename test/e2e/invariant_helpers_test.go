@@ -39,6 +39,7 @@ const (
 	invSOCKSPort  = 1080
 	invHTTPPort   = 1081
 	invWebPort    = 8080
+	invMemberPort = 9098 // the servers declare it, no Service leads to it: for members only
 	invHiddenPort = 9099 // the servers listen on it on loopback and do not declare it
 )
 
@@ -70,8 +71,9 @@ func invNewBystander(t *testing.T, c *kit.Cluster) *invTenant {
 
 func (n *invTenant) start() {
 	n.T.Helper()
-	d := kit.Deployment("web", 2, "serve", fmt.Sprintf("http=:%d", invWebPort), fmt.Sprintf("tcp-echo=127.0.0.1:%d", invHiddenPort))
-	kit.Declare(&d.Spec.Template.Spec, fmt.Sprint(invWebPort))
+	d := kit.Deployment("web", 2, "serve", fmt.Sprintf("http=:%d", invWebPort), fmt.Sprintf("tcp-echo=:%d", invMemberPort),
+		fmt.Sprintf("tcp-echo=127.0.0.1:%d", invHiddenPort))
+	kit.Declare(&d.Spec.Template.Spec, fmt.Sprint(invWebPort), fmt.Sprint(invMemberPort))
 	d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64)
 	// The servers come first: they have the first addresses of the pool, the same in every tenant.
 	n.Create(kit.Service("web", fmt.Sprintf("80:%d", invWebPort)), d)
