@@ -22,7 +22,7 @@ type Target struct {
 const patience = 20 * time.Second
 
 func (t Target) dial(ctx context.Context, want byte, run, stream uint32) (net.Conn, error) {
-	d := net.Dialer{Timeout: patience}
+	d := net.Dialer{Timeout: patience, Control: control}
 	c, err := d.DialContext(ctx, "tcp", t.Addr)
 	if err != nil {
 		return nil, err

@@ -120,7 +120,7 @@ func (w *cycler) work(ctx context.Context) {
 }
 
 func (w *cycler) cycle(ctx context.Context, b []byte) error {
-	d := net.Dialer{Timeout: patience / 4}
+	d := net.Dialer{Timeout: patience / 4, Control: control}
 	c, err := d.DialContext(ctx, "tcp", w.t.Addr)
 	if err != nil {
 		return err

@@ -99,7 +99,7 @@ func pids(s string) (out []int, err error) {
 
 func serve(ctx context.Context, t load.Target) error {
 	s := load.NewServer()
-	l, err := net.Listen("tcp", t.Addr)
+	l, err := load.Listen(ctx, t.Addr)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,211 @@
+// Command bench measures TenantWire against what else there is and writes the report; see the package at bench/.
+//
+//	go run ./cmd/bench                 everything, into report/
+//	go run ./cmd/bench -quick          headline ratios on standard output, one a line, in less than five minutes
+//
+// BENCH_PEERS names a folder with the binaries of further contenders.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tenantwire/tenantwire/bench"
+	"github.com/tenantwire/tenantwire/bench/contender"
+	"github.com/tenantwire/tenantwire/bench/lab"
+	"github.com/tenantwire/tenantwire/bench/trial"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer stop()
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err == nil {
+		err = o.run(ctx)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	return 0
+}
+
+// options are the command line.
+type options struct {
+	trial      trial.Options
+	setup      contender.Setup
+	out        string
+	quick      bool
+	long       bool
+	profiles   bool
+	contenders string
+	scenarios  string
+	env        string
+	words      []string
+}
+
+func parse(args []string) (*options, error) {
+	o := &options{words: args}
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.BoolVar(&o.quick, "quick", false, "few scenarios, less than five minutes, ratios only; files are written only with -out")
+	fs.BoolVar(&o.long, "long", false, "with a million connect/close cycles")
+	fs.StringVar(&o.out, "out", "", "folder for the report (default report, with -quick none)")
+	fs.IntVar(&o.trial.Rounds, "rounds", 0, "rounds (default 5, with -quick 3)")
+	fs.DurationVar(&o.trial.Time, "time", 0, "of each measurement (default 5s, with -quick 2s)")
+	fs.DurationVar(&o.trial.Warm, "warm", 500*time.Millisecond, "before each")
+	fs.IntVar(&o.trial.Cycles, "cycles", 60000, "connect/close cycles")
+	fs.StringVar(&o.contenders, "contenders", "", "some, by comma (default all, with -quick the headline's)")
+	fs.StringVar(&o.scenarios, "scenarios", "", "some, by comma (default all, with -quick the headline's)")
+	fs.BoolVar(&o.profiles, "profiles", true, "profile our sidecar after the rounds; not with -quick")
+	fs.IntVar(&o.setup.Place.CPU, "cpu", 0, "pin every tunnel process to CPU N-1 (0: not)")
+	fs.Float64Var(&o.setup.Place.Quota, "quota", 0, "CPUs that a cgroup gives every tunnel process, such as 0.5 (0: all)")
+	fs.BoolVar(&o.setup.Place.SmallBuffers, "small-buffers", false, "no socket buffers beyond the default, as under a small net.core.rmem_max")
+	fs.StringVar(&o.env, "sidecar-env", "", "NAME=VALUE,... for our sidecar, such as MEMORY_LIMIT=67108864")
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	return o, o.complete()
+}
+
+// complete fills in what the flags left open.
+func (o *options) complete() (err error) {
+	if o.trial.Rounds == 0 {
+		o.trial.Rounds = pick(o.quick, 3, 5)
+	}
+	if o.trial.Time == 0 {
+		o.trial.Time = pick(o.quick, 2*time.Second, 5*time.Second)
+	}
+	if o.out == "" && !o.quick {
+		o.out = "report"
+	}
+	if o.long {
+		o.trial.Cycles = 1_000_000
+	}
+	if o.env != "" {
+		o.setup.Env = strings.Split(o.env, ",")
+	}
+	o.trial.Contenders = contender.All()
+	switch {
+	case o.contenders != "":
+		o.trial.Contenders, err = contender.Find(strings.Split(o.contenders, ","))
+	case o.quick:
+		o.trial.Contenders, err = contender.Find([]string{"wggo-tun", "netstack-sym", "netstack", "tun-sym", "tun", "stock", "wireproxy"})
+	}
+	if err != nil {
+		return err
+	}
+	o.trial.Scenarios = trial.All()
+	if o.quick {
+		o.trial.Scenarios = trial.Quick()
+	}
+	if o.scenarios != "" {
+		o.trial.Scenarios, err = find(strings.Split(o.scenarios, ","))
+	}
+	return err
+}
+
+func pick[T any](first bool, a, b T) T {
+	if first {
+		return a
+	}
+	return b
+}
+
+func find(names []string) (out []trial.Scenario, err error) {
+	for _, n := range names {
+		found := false
+		for _, s := range trial.All() {
+			if s.Name == n {
+				out, found = append(out, s), true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("no scenario %q", n)
+		}
+	}
+	return out, nil
+}
+
+func (o *options) run(ctx context.Context) error {
+	if why := lab.Missing(); why != "" {
+		return errors.New(why)
+	}
+	if err := lab.Sweep(); err != nil {
+		return fmt.Errorf("remove what a killed run has left: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "twb-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o711); err != nil { // contenders run as another user
+		return err
+	}
+	o.setup.Dir, o.trial.Setup, o.trial.Progress = dir, &o.setup, os.Stderr
+	if o.setup.Programs, err = build(ctx, dir); err != nil {
+		return err
+	}
+	r := &bench.Run{}
+	r.Facts = facts(ctx, o.words)
+	if err := addSize(r, o.setup.Programs.Sidecar); err != nil {
+		return err
+	}
+	peers(r)
+	failed := trial.Run(ctx, &o.trial, r)
+	r.Facts = append(r.Facts, bench.Fact{Name: "Load average after", Value: loadAverage()})
+	if o.profiles && !o.quick && failed == nil {
+		failed = o.profile(ctx)
+	}
+	_ = bench.WriteRatios(os.Stdout, r.Headlines())
+	return errors.Join(failed, o.write(r))
+}
+
+// write leaves the report; what was measured is kept even when the run was cut short.
+func (o *options) write(r *bench.Run) error {
+	if o.out == "" {
+		return nil
+	}
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return err
+	}
+	var charts []string
+	for _, c := range bench.Charts {
+		drawn := false
+		err := create(o.out+"/"+c.File, func(w io.Writer) (err error) {
+			drawn, err = bench.WriteSVG(w, r, c)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if drawn {
+			charts = append(charts, c.File)
+		} else if err := os.Remove(o.out + "/" + c.File); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		create(o.out+"/bench.txt", func(w io.Writer) error { return bench.WriteGoBench(w, r) }),
+		create(o.out+"/report.md", func(w io.Writer) error { return bench.WriteMarkdown(w, r, o.long, charts) }))
+}
+
+func create(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tenantwire/tenantwire/bench"
+	"github.com/tenantwire/tenantwire/bench/contender"
+	"github.com/tenantwire/tenantwire/bench/trial"
+)
+
+// profile runs our sidecar with a profiler in it, under one stream and under eight, and keeps pprof's text.
+func (o *options) profile(ctx context.Context) error {
+	folder := filepath.Join(o.out, "profiles")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	setup := o.setup
+	setup.Profile = true
+	c, err := contender.Find([]string{"netstack-sym"})
+	if err != nil {
+		return err
+	}
+	for _, scenario := range []string{"up1", "down1", "up8", "down8"} {
+		s, err := find([]string{scenario})
+		if err != nil {
+			return err
+		}
+		t := trial.Options{Setup: &setup, Contenders: c, Scenarios: s, Rounds: 1, Time: 2 * o.trial.Time, Warm: o.trial.Warm, Progress: io.Discard}
+		during := make(chan error, 1)
+		go func() { during <- o.sample(ctx, scenario, folder, t) }()
+		var scratch bench.Run // figures with a profiler running are no figures
+		ran := trial.Run(ctx, &t, &scratch)
+		if err := errors.Join(ran, <-during); err != nil {
+			return fmt.Errorf("profile %s: %w", scenario, err)
+		}
+	}
+	return nil
+}
+
+// sample waits until the sidecar is there, takes a CPU profile in the middle of the run, then one of the heap.
+func (o *options) sample(ctx context.Context, scenario, folder string, t trial.Options) error {
+	socket := contender.Socket(o.setup.Dir)
+	defer os.Remove(socket)
+	if err := waitFor(ctx, socket); err != nil {
+		return err
+	}
+	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}}}
+	seconds := max(1, int(t.Time.Seconds()*0.8))
+	for _, p := range []struct{ name, query, show string }{
+		{"cpu", fmt.Sprintf("profile?seconds=%d", seconds), ""},
+		{"heap", "heap?gc=1", "-sample_index=inuse_space"},
+	} {
+		raw := filepath.Join(o.setup.Dir, scenario+"-"+p.name+".pb.gz")
+		if err := fetch(ctx, &web, "http://sidecar/debug/pprof/"+p.query, raw); err != nil {
+			return err
+		}
+		if err := top(ctx, o.setup.Programs.SidecarProf, raw, filepath.Join(folder, scenario+"-"+p.name+".txt"), p.show); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func fetch(ctx context.Context, c *http.Client, url, to string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return errors.New(res.Status)
+	}
+	return create(to, func(w io.Writer) error { _, err := io.Copy(w, res.Body); return err })
+}
+
+// top writes the dearest functions, by themselves and with what they call.
+func top(ctx context.Context, program, raw, to, show string) error {
+	var text []string
+	for _, sort := range []string{"", "-cum"} {
+		args := []string{"tool", "pprof", "-top", "-nodecount=45"}
+		for _, a := range []string{sort, show} {
+			if a != "" {
+				args = append(args, a)
+			}
+		}
+		out, err := exec.CommandContext(ctx, "go", append(args, program, raw)...).Output()
+		if err != nil {
+			return fmt.Errorf("pprof: %w", err)
+		}
+		text = append(text, string(out))
+	}
+	return os.WriteFile(to, []byte(strings.Join(text, "\n")), 0o644)
+}
+
+// waitFor waits for a socket that something listens on.
+func waitFor(ctx context.Context, socket string) error {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if c, err := net.Dial("unix", socket); err == nil {
+			_ = c.Close()
+			time.Sleep(time.Second) // until the streams run
+			return nil
+		}
+	}
+	return errors.New("the sidecar serves no profiles")
+}

@@ -1,0 +1,236 @@
+package contender
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/tenantwire/tenantwire/bench/lab"
+)
+
+// localPort is where a relaying near end listens for the client.
+var localPort = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), Port)
+
+// The sidecar's static file, as far as the benchmark uses it. It is written as JSON, which is YAML too.
+type (
+	sidecarFile struct {
+		Interface sidecarInterface `json:"interface"`
+		Peers     []sidecarPeer    `json:"peers"`
+		Forwards  []sidecarForward `json:"forwards,omitempty"`
+		Expose    []sidecarExpose  `json:"expose,omitempty"`
+	}
+	sidecarInterface struct {
+		PrivateKeyFile string   `json:"privateKeyFile"`
+		Addresses      []string `json:"addresses"`
+		ListenPort     int      `json:"listenPort"`
+		MTU            int      `json:"mtu"`
+		Datapath       string   `json:"datapath,omitempty"`
+	}
+	sidecarPeer struct {
+		PublicKey  string   `json:"publicKey"`
+		Endpoint   string   `json:"endpoint,omitempty"`
+		AllowedIPs []string `json:"allowedIPs"`
+	}
+	sidecarForward struct {
+		Listen   string   `json:"listen"`
+		Protocol string   `json:"protocol"`
+		Targets  []string `json:"targets"`
+	}
+	sidecarExpose struct {
+		Port     int    `json:"port"`
+		Protocol string `json:"protocol"`
+	}
+)
+
+// sidecarConfig is an end's file. Netstack, the first datapath there was, is not named: the file may not know the field yet.
+func (e *end) sidecarConfig(datapath, keyFile string) sidecarFile {
+	f := sidecarFile{Interface: sidecarInterface{PrivateKeyFile: keyFile, ListenPort: outerPort, MTU: mtu,
+		Addresses: []string{netip.PrefixFrom(e.self.inner(), 32).String()}}}
+	if datapath != "Netstack" {
+		f.Interface.Datapath = datapath
+	}
+	for _, p := range e.peers {
+		out := sidecarPeer{PublicKey: p.public.String()}
+		if p.endpoint.IsValid() {
+			out.Endpoint = p.endpoint.String()
+		}
+		for _, a := range p.allowed {
+			out.AllowedIPs = append(out.AllowedIPs, a.String())
+		}
+		f.Peers = append(f.Peers, out)
+	}
+	for _, protocol := range []string{"TCP", "UDP"} {
+		if e.near {
+			f.Forwards = append(f.Forwards, sidecarForward{localPort.String(), protocol, []string{e.far.String()}})
+		} else {
+			f.Expose = append(f.Expose, sidecarExpose{Port, protocol})
+		}
+	}
+	return f
+}
+
+func startSidecar(datapath string) func(*end) (running, error) {
+	return func(e *end) (running, error) {
+		user := uint32(lab.Nobody)
+		if datapath != "Netstack" {
+			user = 0
+		}
+		keyFile, err := e.file("key", e.self.private.Reveal()+"\n", user)
+		if err != nil {
+			return running{}, err
+		}
+		text, err := jsonText(e.sidecarConfig(datapath, keyFile))
+		if err != nil {
+			return running{}, err
+		}
+		path, err := e.file("sidecar.yaml", text, user)
+		if err != nil {
+			return running{}, err
+		}
+		p := lab.Program{Path: e.setup.Programs.Sidecar, Args: []string{"--config", path, "--log-level", "error"}, User: user, Place: e.setup.Place,
+			Env: e.setup.Env}
+		if e.near && e.setup.Profile {
+			p.User, p.Path, p.Args = 0, e.setup.Programs.SidecarProf, []string{"-config", path, "-pprof", Socket(e.setup.Dir)}
+			if err := os.Remove(Socket(e.setup.Dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return running{}, err
+			}
+		}
+		process, err := e.host.Start(p, nil)
+		r := running{process: process, tcp: localPort.String(), udp: localPort.String()}
+		if datapath != "Netstack" { // the pod has an interface: nobody needs a forward
+			r.tcp, r.udp = e.far.String(), e.far.String()
+		}
+		return r, err
+	}
+}
+
+// Socket is where a profiled sidecar serves its profiles.
+func Socket(dir string) string { return filepath.Join(dir, "pprof.sock") }
+
+func startStock(e *end) (running, error) {
+	type stockPeer struct {
+		PublicKey, Endpoint string
+		AllowedIPs          []netip.Prefix
+	}
+	type forward struct{ Listen, Target netip.AddrPort }
+	type expose struct {
+		Port uint16
+		To   netip.AddrPort
+	}
+	c := struct {
+		PrivateKey string
+		ListenPort uint16
+		Address    netip.Addr
+		MTU        int
+		Peers      []stockPeer
+		Forwards   []forward `json:",omitempty"`
+		Expose     []expose  `json:",omitempty"`
+	}{PrivateKey: e.self.private.Reveal(), ListenPort: outerPort, Address: e.self.inner(), MTU: mtu}
+	for _, p := range e.peers {
+		out := stockPeer{PublicKey: p.public.String(), AllowedIPs: p.allowed}
+		if p.endpoint.IsValid() {
+			out.Endpoint = p.endpoint.String()
+		}
+		c.Peers = append(c.Peers, out)
+	}
+	if e.near {
+		c.Forwards = []forward{{localPort, e.far}}
+	} else {
+		c.Expose = []expose{{Port, localPort}}
+	}
+	text, err := jsonText(c)
+	if err != nil {
+		return running{}, err
+	}
+	path, err := e.file("stock.json", text, lab.Nobody)
+	if err != nil {
+		return running{}, err
+	}
+	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.Stock, Args: []string{"-config", path}, User: lab.Nobody, Place: e.setup.Place}, nil)
+	return running{process: process, tcp: localPort.String()}, err
+}
+
+func startWireproxy(e *end) (running, error) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "[Interface]\nAddress = %s/32\nMTU = %d\nListenPort = %d\nPrivateKey = %s\n", e.self.inner(), mtu, outerPort, e.self.private.Reveal())
+	for _, p := range e.peers {
+		fmt.Fprintf(&b, "\n[Peer]\nPublicKey = %s\n", p.public)
+		if p.endpoint.IsValid() {
+			fmt.Fprintf(&b, "Endpoint = %s\n", p.endpoint)
+		}
+		for i, a := range p.allowed {
+			fmt.Fprintf(&b, "%s%s", map[bool]string{true: "AllowedIPs = ", false: ", "}[i == 0], a)
+		}
+		b.WriteByte('\n')
+	}
+	if e.near {
+		fmt.Fprintf(&b, "\n[TCPClientTunnel]\nBindAddress = %s\nTarget = %s\n", localPort, e.far)
+	} else {
+		fmt.Fprintf(&b, "\n[TCPServerTunnel]\nListenPort = %d\nTarget = %s\n", Port, localPort)
+	}
+	path, err := e.file("wireproxy.conf", b.String(), lab.Nobody)
+	if err != nil {
+		return running{}, err
+	}
+	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.Wireproxy, Args: []string{"-s", "-c", path}, User: lab.Nobody, Place: e.setup.Place}, nil)
+	return running{process: process, tcp: localPort.String()}, err
+}
+
+// startWireguardGo runs upstream on a TUN device, configured through its socket, which all namespaces see: hence unique names.
+func startWireguardGo(e *end) (running, error) {
+	name := lab.Unique("twb")
+	socket := "/var/run/wireguard/" + name + ".sock"
+	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.WireguardGo, Args: []string{"-f", name}, Place: e.setup.Place}, nil)
+	if err != nil {
+		return running{}, err
+	}
+	e.lab.Defer(func() error { _ = os.Remove(socket); return nil }) // it ends by SIGKILL and leaves it behind
+	if err := lab.Until("socket of wireguard-go", patience, func() error { _, err := os.Stat(socket); return errors.Join(err, process.Running()) }); err != nil {
+		return running{}, err
+	}
+	if err := e.configure(name); err != nil {
+		return running{}, fmt.Errorf("configure wireguard-go: %w", err)
+	}
+	if err := e.host.AddAddress(name, netip.PrefixFrom(e.self.inner(), 24)); err != nil {
+		return running{}, err
+	}
+	return running{process, e.far.String(), e.far.String()}, e.host.Up(name)
+}
+
+func (e *end) configure(name string) error {
+	c, err := wgctrl.New()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	private, err := wgtypes.ParseKey(e.self.private.Reveal())
+	if err != nil {
+		return err
+	}
+	port := outerPort
+	cfg := wgtypes.Config{PrivateKey: &private, ListenPort: &port}
+	for _, p := range e.peers {
+		out := wgtypes.PeerConfig{PublicKey: wgtypes.Key(p.public)}
+		if p.endpoint.IsValid() {
+			out.Endpoint = udpAddr(p.endpoint)
+		}
+		for _, a := range p.allowed {
+			out.AllowedIPs = append(out.AllowedIPs, ipNet(a))
+		}
+		cfg.Peers = append(cfg.Peers, out)
+	}
+	return lab.Until("socket answers", 5*time.Second, func() error { return c.ConfigureDevice(name, cfg) })
+}
+
+func jsonText(v any) (string, error) {
+	b, err := json.MarshalIndent(v, "", " ")
+	return string(b), err
+}

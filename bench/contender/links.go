@@ -1,0 +1,83 @@
+package contender
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/tenantwire/tenantwire/bench/lab"
+)
+
+func udpAddr(a netip.AddrPort) *net.UDPAddr { return net.UDPAddrFromAddrPort(a) }
+
+func ipNet(p netip.Prefix) net.IPNet {
+	return net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// plain is the cable itself.
+func plain(p *Pair) error {
+	p.TCP = netip.AddrPortFrom(p.far.self.outer(), Port).String()
+	p.UDP = p.TCP
+	return nil
+}
+
+// vxlanOverCable is a VXLAN between the hosts, unencrypted: what an overlay costs that hides nothing.
+func vxlanOverCable(p *Pair) error { return p.vxlan("eth0", "eth0", identity.outer, 1450) }
+
+// vxlanOverTunnel is a VXLAN whose packets go through WireGuard: an overlay that hides all.
+func vxlanOverTunnel(p *Pair) error {
+	near, err := p.near.host.TunnelLink()
+	if err != nil {
+		return err
+	}
+	far, err := p.far.host.TunnelLink()
+	if err != nil {
+		return err
+	}
+	return p.vxlan(near, far, identity.inner, mtu-50)
+}
+
+func (p *Pair) vxlan(near, far string, address func(identity) netip.Addr, mtu int) error {
+	over := map[*end]string{p.near: near, p.far: far}
+	for _, e := range []*end{p.near, p.far} {
+		remote := p.far
+		if e == p.far {
+			remote = p.near
+		}
+		if err := e.host.VXLAN("vx0", over[e], address(e.self), address(remote.self), mtu); err != nil {
+			return err
+		}
+		if err := e.host.AddAddress("vx0", netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 8, 0, byte(e.self.n)}), 24)); err != nil {
+			return err
+		}
+		if err := e.host.Up("vx0"); err != nil {
+			return err
+		}
+	}
+	p.TCP = fmt.Sprintf("10.8.0.%d:%d", p.far.self.n, Port)
+	p.UDP = p.TCP
+	return nil
+}
+
+// Missing says why a contender cannot run here; nothing: it can.
+func (c Contender) Missing(s *Setup) string {
+	if why := lab.Missing(); why != "" {
+		return why
+	}
+	for _, k := range []kind{c.near, c.far} {
+		switch k.name {
+		case "wireproxy":
+			if s.Programs.Wireproxy == "" {
+				return "no binary: BENCH_PEERS=DIR with wireproxy in it"
+			}
+		case "TUN", "Kernel":
+			if err := checkDatapath(s, k.name); err != nil {
+				return err.Error()
+			}
+		}
+	}
+	if len(s.Impair) > 0 && c.near.start == nil {
+		return "it sends no datagrams that the impairment relay could carry"
+	}
+	return ""
+}

@@ -1,0 +1,206 @@
+// Package trial runs the rounds: every contender once in each, all scenarios on each, what comes of it into a bench.Run.
+//
+// A scenario that fails is written down as skipped, with what failed, and the rest goes on: one contender's stall must not cost
+// the others their figures, and must not be forgotten either.
+package trial
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tenantwire/tenantwire/bench"
+	"github.com/tenantwire/tenantwire/bench/contender"
+	"github.com/tenantwire/tenantwire/bench/lab"
+	"github.com/tenantwire/tenantwire/bench/load"
+)
+
+// Options are a run.
+type Options struct {
+	Setup      *contender.Setup
+	Contenders []contender.Contender
+	Scenarios  []Scenario
+	Rounds     int
+	Time, Warm time.Duration
+	Cycles     int       // connect/close cycles of the churn
+	Progress   io.Writer // a line for everything that begins
+}
+
+// Scenario is one thing that is measured on a running contender.
+type Scenario struct {
+	Name   string
+	Alone  bool     // it brings up what it needs itself
+	Impair []string // flags of the bad network that it needs
+	run    func(context.Context, *stage) error
+}
+
+// stage is where a scenario runs.
+type stage struct {
+	o         *Options
+	contender contender.Contender
+	pair      *contender.Pair
+	round     int
+	scenario  string
+	out       *bench.Run
+	most      map[string]float64 // memory under any load
+}
+
+func (s *stage) add(unit string, v float64) {
+	s.out.Add(bench.Sample{Contender: s.contender.Name, Scenario: s.scenario, Round: s.round, Unit: unit, Value: v})
+}
+
+// Run makes the rounds. What it has found by then is in out even when it fails.
+func Run(ctx context.Context, o *Options, out *bench.Run) error {
+	var able []contender.Contender
+	for _, c := range o.Contenders {
+		if why := c.Missing(o.Setup); why != "" {
+			out.Skips = append(out.Skips, bench.Skip{What: c.Name, Why: why})
+			fmt.Fprintf(o.Progress, "SKIPPED %s: %s\n", c.Name, why)
+			continue
+		}
+		able = append(able, c)
+	}
+	for round := 1; round <= o.Rounds; round++ {
+		for _, c := range able {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			fmt.Fprintf(o.Progress, "%s round %d of %d: %s\n", time.Now().Format(time.TimeOnly), round, o.Rounds, c.Name)
+			s := &stage{o: o, contender: c, round: round, out: out, most: map[string]float64{}}
+			s.runAll(ctx)
+		}
+	}
+	return ctx.Err()
+}
+
+func (s *stage) runAll(ctx context.Context) {
+	defer s.stop()
+	for _, sc := range s.o.Scenarios {
+		if ctx.Err() != nil {
+			return
+		}
+		s.scenario = sc.Name
+		if err := s.prepare(ctx, sc); err != nil {
+			s.failed(err)
+			continue
+		}
+		if err := sc.run(ctx, s); err != nil {
+			s.failed(err)
+			s.stop() // whatever state it is in: the next scenario gets a new one
+		}
+	}
+	s.scenario = "any"
+	for unit, v := range s.most {
+		s.add(unit, v)
+	}
+}
+
+// prepare sees to it that the pair that the scenario wants runs.
+func (s *stage) prepare(ctx context.Context, sc Scenario) (err error) {
+	if sc.Alone || len(sc.Impair) > 0 {
+		s.stop() // two at a time would share the CPUs
+	}
+	if sc.Alone || s.pair != nil {
+		return nil
+	}
+	setup := *s.o.Setup
+	setup.Impair = sc.Impair
+	if why := s.contender.Missing(&setup); why != "" {
+		return errors.New(why)
+	}
+	s.pair, err = contender.Start(ctx, &setup, s.contender)
+	return err
+}
+
+func (s *stage) stop() {
+	if s.pair == nil {
+		return
+	}
+	if err := s.pair.Close(); err != nil {
+		s.failed(fmt.Errorf("clean up: %w", err))
+	}
+	s.pair = nil
+}
+
+func (s *stage) failed(err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	what := fmt.Sprintf("%s:%s, round %d", s.contender.Name, s.scenario, s.round)
+	s.out.Skips = append(s.out.Skips, bench.Skip{What: what, Why: err.Error()})
+	fmt.Fprintf(s.o.Progress, "FAILED %s: %v\n", what, err)
+}
+
+// errNoUDP is of a scenario that a contender cannot do, by its nature.
+var errNoUDP = errors.New("it carries no UDP")
+
+// load runs the load client in the near host and reads what it prints.
+func (s *stage) load(what string, result any, args ...string) error {
+	return s.loadWith(s.o.Time, what, result, args...)
+}
+
+func (s *stage) loadWith(t time.Duration, what string, result any, args ...string) error {
+	var out bytes.Buffer
+	p, err := s.client(&out, nil, t, what, args...)
+	if err != nil {
+		return err
+	}
+	if err := p.Wait(s.o.Warm + t + 60*time.Second); err != nil {
+		return errors.Join(err, s.pair.Alive())
+	}
+	if err := json.Unmarshal(out.Bytes(), result); err != nil {
+		return fmt.Errorf("read the load's result: %w", err)
+	}
+	return nil
+}
+
+func (s *stage) client(out io.Writer, in io.Reader, t time.Duration, what string, args ...string) (*lab.Process, error) {
+	var pids []string
+	for _, pid := range s.pair.PIDs() {
+		pids = append(pids, fmt.Sprint(pid))
+	}
+	addr := s.pair.TCP
+	if what == "datagrams" {
+		addr = s.pair.UDP
+	}
+	args = append([]string{what, "-addr", addr, "-control", s.pair.Control, "-warm", s.o.Warm.String(), "-time", t.String(),
+		"-watch", strings.Join(pids, ",")}, args...)
+	return s.pair.NearHost.Start(lab.Program{Path: s.o.Setup.Programs.Load, Args: args, Input: in}, out)
+}
+
+const mebi = 1 << 20
+
+// costs notes what the tunnel's processes used; bytes is what they carried for it, 0: not asked.
+func (s *stage) costs(costs []load.Cost, carried float64) {
+	var cpu float64
+	units := []string{bench.Peak, bench.PeakFar}
+	for i, c := range costs {
+		memory := float64(c.Peak) / mebi
+		s.add(units[i], memory)
+		// Both ends of a symmetric contender are the same program: the greater counts.
+		if i == 0 || strings.HasSuffix(s.contender.Name, "-sym") {
+			s.most[bench.Peak] = max(s.most[bench.Peak], memory)
+		}
+		cpu += c.CPU.Seconds()
+		if i == 0 && carried > 0 {
+			s.add(bench.CPU, cpu/(carried/1e9))
+		}
+	}
+	if len(costs) > 1 && carried > 0 {
+		s.add(bench.CPUBoth, cpu/(carried/1e9))
+	}
+}
+
+// background is a load that runs beside another.
+type background struct {
+	p    *lab.Process
+	once sync.Once
+}
+
+func (b *background) stop() { b.once.Do(b.p.Kill) }
