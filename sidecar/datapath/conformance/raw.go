@@ -319,8 +319,8 @@ func testRawNotForUs(t *testing.T, r *room) {
 		p.send(packet(from, to, protoUDP, udpTo(from, to, 53)))
 		p.send(packet(from, to, icmpOf(to), echoRequest(from, to, []byte("not for us"))))
 	}
-	whole := packet(p.v4, b.v4, protoICMP, echoRequest(p.v4, b.v4, []byte("cut")))
-	p.send(whole[:len(whole)-2])
+	cut := packet(p.v4, b.v4, protoICMP, echoRequest(p.v4, b.v4, make([]byte, 100)))
+	p.send(cut[:len(cut)-50]) // by more than WireGuard's padding puts back
 	if got := p.receive(quiet, func([]byte) bool { return true }); got != nil {
 		t.Errorf("answered: %x", got)
 	}

@@ -1,0 +1,110 @@
+//go:build linux
+
+package kernel_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/conformance"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/conformance/hosts"
+	"github.com/tenantwire/tenantwire/sidecar/device"
+	"github.com/tenantwire/tenantwire/sidecar/kernel"
+	"github.com/tenantwire/tenantwire/sidecar/tun"
+)
+
+func openKernel(o conformance.Options) (datapath.Datapath, error) {
+	d, err := kernel.Open(kernel.Options{Name: "wg0", PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func openTUN(o conformance.Options) (datapath.Datapath, error) {
+	d, err := tun.Open(tun.Options{Name: "wg0", PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func openNetstack(o conformance.Options) (datapath.Datapath, error) {
+	d, err := device.Open(device.Options{PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// probe tries for a WireGuard interface in a namespace of its own.
+func probe(t *testing.T) (err error) {
+	t.Helper()
+	hosts.Need(t)
+	hosts.New(t, nil).Do(1, func() { err = kernel.Probe("wg0") })
+	return err
+}
+
+func needKernel(t *testing.T) {
+	t.Helper()
+	if err := probe(t); err != nil {
+		t.Skipf("SKIPPED here, TestInGuest runs it on another kernel: %v", err)
+	}
+}
+
+func TestConformance(t *testing.T) {
+	needKernel(t)
+	conformance.Run(t, func(t testing.TB) conformance.Lab { return hosts.New(t, openKernel) })
+}
+
+// TestInterop runs the suite between kernel WireGuard and each of the others, whichever dials.
+func TestInterop(t *testing.T) {
+	needKernel(t)
+	for name, pair := range map[string][2]hosts.Opener{ // of odd and even hosts
+		"Kernel dials Netstack": {openKernel, openNetstack}, "Netstack dials Kernel": {openNetstack, openKernel},
+		"Kernel dials TUN": {openKernel, openTUN}, "TUN dials Kernel": {openTUN, openKernel},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conformance.Run(t, func(t testing.TB) conformance.Lab {
+				return hosts.New(t, func(o conformance.Options) (datapath.Datapath, error) { return pair[1-o.Host%2](o) })
+			})
+		})
+	}
+}
+
+// vmRun runs a command in a guest with a kernel that has WireGuard; see its --help.
+const vmRun = "../../test/guest/vm-run"
+
+// TestInGuest runs the tests above in a guest, where this machine's kernel has no WireGuard. Guests are emulated and slow: -short.
+func TestInGuest(t *testing.T) {
+	if os.Getenv("VM_RUN") != "" {
+		t.Skip("this is the guest")
+	}
+	if err := probe(t); err == nil {
+		t.Skip("this kernel has WireGuard: the tests above ran here")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := "^(TestConformance|TestInterop)$"
+	if f := os.Getenv("TENANTWIRE_GUEST_TESTS"); f != "" {
+		run = f
+	}
+	cmd := exec.Command(vmRun, "--timeout", "1500", "--", self, "-test.run", run, "-test.short", "-test.v", "-test.timeout", "24m")
+	out, err := cmd.CombinedOutput()
+	var status *exec.ExitError
+	switch {
+	case errors.As(err, &status) && status.ExitCode() == 125:
+		t.Skipf("SKIPPED: no guest could be started: %s", out)
+	case err != nil:
+		t.Fatalf("in the guest: %v\n%s", err, out)
+	case !strings.Contains(string(out), "--- PASS"):
+		t.Fatalf("nothing ran in the guest:\n%s", out)
+	}
+	t.Logf("%s", out)
+}
