@@ -102,6 +102,8 @@ func newManager(cfg *rest.Config, o Options, certs *webhook.Certificates) (manag
 	cfg = rest.CopyConfig(cfg)
 	cfg.QPS, cfg.Burst = 200, 400
 	shutdown := 10 * time.Second
+	// A leader that cannot renew its lease ends, and its webhook and coordinator with it: it should outlast an API server's restart.
+	lease, renew, retry := 30*time.Second, 20*time.Second, 3*time.Second
 	mgr, err := ctrl.NewManager(cfg, manager.Options{
 		Scheme:                        scheme,
 		Cache:                         controller.CacheOptions(o.Namespace),
@@ -113,6 +115,9 @@ func newManager(cfg *rest.Config, o Options, certs *webhook.Certificates) (manag
 		LeaderElectionID:              controller.LeaderElectionID,
 		LeaderElectionNamespace:       o.Namespace,
 		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &lease,
+		RenewDeadline:                 &renew,
+		RetryPeriod:                   &retry,
 		GracefulShutdownTimeout:       &shutdown,
 	})
 	if err != nil {
