@@ -19,7 +19,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
@@ -59,8 +59,10 @@ func (o *Options) Validate() error {
 			return fmt.Errorf("--name %s: %s is not a loopback address", name, a)
 		}
 	}
-	_, err := chooseDatapath(o.Datapath)
-	return err
+	if err := auto.Check(o.Datapath); err != nil {
+		return fmt.Errorf("--datapath: %w", err)
+	}
+	return nil
 }
 
 // ParsePort reads PORT/PROTOCOL, for example 8080/TCP.
@@ -72,19 +74,6 @@ func ParsePort(s string) (wire.Port, error) {
 		return wire.Port{}, fmt.Errorf("%q is not PORT/TCP or PORT/UDP with a port from 1 to 65535", s)
 	}
 	return p, nil
-}
-
-// chooseDatapath picks what moves the packets and says why.
-func chooseDatapath(want string) (reason string, err error) {
-	switch want {
-	case "Auto", "":
-		return "Netstack is the only datapath of this version", nil
-	case string(datapath.Netstack):
-		return "the tunnel asks for Netstack", nil
-	case string(datapath.Kernel), string(datapath.TUN):
-		return "", fmt.Errorf("--datapath: %s is not available in this version: use Auto or Netstack", want)
-	}
-	return "", fmt.Errorf("--datapath: %q is not Auto, Kernel, TUN or Netstack", want)
 }
 
 // retry calls f until it returns nil or ctx ends, waiting between calls from first to most, doubling, with jitter.
@@ -135,14 +124,15 @@ func newMember(o Options) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	reason, err := chooseDatapath(o.Datapath)
+	kind, reason, err := auto.Probe(o.Datapath, "")
 	if err != nil {
 		return nil, err
 	}
+	o.Log.Info("datapath chosen", "datapath", string(kind), "why", reason)
 	return &member{
-		Options: o, store: store, public: private.Public(), datapathReason: reason,
+		Options: o, store: store, public: private.Public(), datapathReason: truncate(reason, 512),
 		silence: 3 * wire.HeartbeatInterval, patience: 10 * time.Second, reports: make(chan struct{}, 1),
-		plane: newPlane(private, o.ListenPort, o.Log), client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
+		plane: newPlane(private, o.ListenPort, kind, o.Log), client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
 	}, nil
 }
 

@@ -13,8 +13,8 @@ import (
 	"strings"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
 	"github.com/tenantwire/tenantwire/sidecar/key"
-	"github.com/tenantwire/tenantwire/sidecar/netstack"
 	"github.com/tenantwire/tenantwire/sidecar/relay"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
@@ -26,6 +26,7 @@ type file struct {
 		Addresses      []scalar `yaml:"addresses"`
 		ListenPort     scalar   `yaml:"listenPort"` // 0: any
 		MTU            scalar   `yaml:"mtu"`        // 0: 1420
+		Datapath       scalar   `yaml:"datapath"`   // Auto, Kernel, TUN or Netstack
 	} `yaml:"interface"`
 	Peers    []filePeer    `yaml:"peers"`
 	Forwards []fileForward `yaml:"forwards"`
@@ -61,6 +62,7 @@ type fileExpose struct {
 type static struct {
 	private    key.Private
 	listenPort uint16
+	datapath   string
 	health     string
 	desired    desired
 }
@@ -148,6 +150,9 @@ func parseStatic(r io.Reader, secret func(name string) (string, error)) (*static
 	if s.listenPort, err = f.Interface.ListenPort.port(0); err != nil {
 		return nil, fmt.Errorf("interface.listenPort: %w", err)
 	}
+	if s.datapath, err = f.datapath(); err != nil {
+		return nil, err
+	}
 	if s.desired.iface, err = f.iface(); err != nil {
 		return nil, err
 	}
@@ -175,6 +180,19 @@ func (f *file) privateKey(secret func(string) (string, error)) (key.Private, err
 	return key.Private{}, fmt.Errorf("interface.privateKeyFile: %w", secretError(name, err))
 }
 
+// datapath is Netstack unless the file says otherwise: a file that asks for nothing of the kind must not give the machine an interface,
+// routes and rules, whoever runs it.
+func (f *file) datapath() (string, error) {
+	choice := string(f.Interface.Datapath)
+	if choice == "" {
+		return string(datapath.Netstack), nil
+	}
+	if err := auto.Check(choice); err != nil {
+		return "", fmt.Errorf("interface.datapath: %w", err)
+	}
+	return choice, nil
+}
+
 func (f *file) iface() (datapath.Interface, error) {
 	i := datapath.Interface{MTU: 1420}
 	if m := f.Interface.MTU; m != "" && m != "0" {
@@ -194,7 +212,7 @@ func (f *file) iface() (datapath.Interface, error) {
 		}
 		// The prefix length of wg-quick's form has no meaning here: what a peer may use is said by its allowedIPs.
 		i.Addresses = append(i.Addresses, netip.PrefixFrom(p.Addr(), p.Addr().BitLen()))
-		if err := netstack.ValidateInterface(i); err != nil {
+		if err := i.Validate(); err != nil {
 			return i, fmt.Errorf("interface.addresses[%d]: %s: %w", n, text, err)
 		}
 	}

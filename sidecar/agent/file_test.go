@@ -41,6 +41,7 @@ interface:
   addresses: [10.7.0.2/24, "fd07::2/128"]
   listenPort: 51820
   mtu: 1400
+  datapath: Auto
 peers:
   - publicKey: ` + peerA + `
     presharedKeyFile: psk
@@ -74,7 +75,7 @@ func TestParseStaticGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := s.desired
-	if s.private.Reveal() == "" || s.listenPort != 51820 || s.health != "0.0.0.0:51821" || d.iface.MTU != 1400 {
+	if s.private.Reveal() == "" || s.listenPort != 51820 || s.health != "0.0.0.0:51821" || d.iface.MTU != 1400 || s.datapath != "Auto" {
 		t.Errorf("interface: %+v", s)
 	}
 	if len(d.iface.Addresses) != 2 || d.iface.Addresses[0].String() != "10.7.0.2/32" {
@@ -121,6 +122,7 @@ func TestParseStaticRefuses(t *testing.T) {
 		{"huge port", "listenPort: 51820", "listenPort: 65536", []string{"interface.listenPort", `"65536"`, "0 to 65535"}},
 		{"endless port", "listenPort: 51820", "listenPort: " + strings.Repeat("9", 50), []string{"interface.listenPort", "0 to 65535"}},
 		{"negative port", "listenPort: 51820", "listenPort: -1", []string{"interface.listenPort", `"-1"`, "0 to 65535"}},
+		{"unknown datapath", "datapath: Auto", "datapath: netstack", []string{"interface.datapath", `"netstack"`, "Auto, Kernel, TUN or Netstack"}},
 		{"small MTU", "mtu: 1400", "mtu: 1279", []string{"interface.mtu", `"1279"`, "1280"}},
 		{"huge MTU", "mtu: 1400", "mtu: 65456", []string{"interface.mtu", `"65456"`, "65455"}},
 		{"MTU as text", "mtu: 1400", "mtu: 1400 bytes", []string{"interface.mtu", `"1400 bytes"`, "1280"}},

@@ -75,7 +75,7 @@ func (m *member) follow(ctx context.Context) {
 func (m *member) session(ctx context.Context) error {
 	r, err := m.client.register(ctx, wire.Registration{
 		PublicKey: m.public, Endpoint: netip.AddrPortFrom(m.PodIP, m.ListenPort),
-		Datapath: datapath.Netstack, DatapathReason: m.datapathReason,
+		Datapath: m.plane.want, DatapathReason: m.datapathReason,
 	})
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ func TestMemberJoins(t *testing.T) {
 	private, err := (&store{l.opts.StateDir}).key()
 	must(t, err)
 	want := wire.Registration{PublicKey: private.Public(), Endpoint: netip.AddrPortFrom(l.opts.PodIP, l.opts.ListenPort),
-		Datapath: datapath.Netstack, DatapathReason: "Netstack is the only datapath of this version"}
+		Datapath: datapath.Netstack, DatapathReason: "Netstack was asked for"}
 	if len(regs) != 1 || regs[0] != want {
 		t.Errorf("registered %+v, want once %+v", regs, want)
 	}
@@ -308,7 +308,6 @@ func TestOptionsValidate(t *testing.T) {
 		"POD_IP":                   func(o *Options) { o.PodIP = netip.Addr{} },
 		"--listen-port":            func(o *Options) { o.ListenPort = 0 },
 		"not a loopback":           func(o *Options) { o.Names = map[string]netip.Addr{"db": netip.MustParseAddr("10.0.0.1")} },
-		"Kernel is not available":  func(o *Options) { o.Datapath = "Kernel" },
 		`"Warp" is not Auto`:       func(o *Options) { o.Datapath = "Warp" },
 		"open state directory":     func(o *Options) { o.StateDir += "-none" },
 		"listen for health probes": func(o *Options) { o.HealthAddr = "192.0.2.1:1" },
@@ -324,7 +323,7 @@ func TestOptionsValidate(t *testing.T) {
 // TestPlaneForgetsNoPeer: when one half of a change fails, the next change still removes what the first brought.
 func TestPlaneForgetsNoPeer(t *testing.T) {
 	noLeaks(t)
-	p := newPlane(key.NewPrivate(), 0, newLabLog())
+	p := newPlane(key.NewPrivate(), 0, datapath.Netstack, newLabLog())
 	t.Cleanup(func() { _ = p.close() })
 	peer := datapath.Peer{PublicKey: key.NewPrivate().Public(), AllowedIPs: []netip.Prefix{farAddress}}
 	good := desired{iface: datapath.Interface{Addresses: []netip.Prefix{memberAddress}, MTU: 1400}}

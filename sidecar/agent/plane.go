@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
-	"github.com/tenantwire/tenantwire/sidecar/device"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/relay"
 )
@@ -47,6 +47,7 @@ func (d *desired) admits(src netip.Addr, port uint16, protocol relay.Protocol) b
 type plane struct {
 	private    key.Private
 	listenPort uint16
+	want       datapath.Kind
 	log        *slog.Logger
 	draining   atomic.Bool
 	admission  atomic.Pointer[desired] // what the relay asks, from its own goroutines
@@ -59,8 +60,8 @@ type plane struct {
 	lastFail error // of the last attempt that changed nothing
 }
 
-func newPlane(private key.Private, listenPort uint16, log *slog.Logger) *plane {
-	return &plane{private: private, listenPort: listenPort, log: log}
+func newPlane(private key.Private, listenPort uint16, want datapath.Kind, log *slog.Logger) *plane {
+	return &plane{private: private, listenPort: listenPort, want: want, log: log}
 }
 
 // apply makes the plane as d says, touching only what differs. An error means that connections and addresses are as they were, and
@@ -83,7 +84,7 @@ func (p *plane) apply(d desired) error {
 
 func (p *plane) applyDevice(d desired) error {
 	if p.device == nil {
-		dev, err := device.Open(device.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, Logger: p.log})
+		dev, err := auto.Open(p.want, auto.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, Logger: p.log})
 		if err != nil {
 			return fmt.Errorf("open device: %w", err)
 		}
@@ -110,7 +111,26 @@ func (p *plane) applyDevice(d desired) error {
 
 func (p *plane) applyRelay(d desired) error {
 	p.admission.Store(&d)
-	return errors.Join(p.relay.SetInbound(d.inbound), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies))
+	return errors.Join(p.openPorts(d.inbound), p.relay.SetInbound(d.inbound), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies))
+}
+
+// openPorts lets the inbound ports through to the relay, where the kernel shuts them otherwise.
+func (p *plane) openPorts(all []relay.Inbound) error {
+	gate, ok := p.device.(datapath.Gate)
+	if !ok {
+		return nil
+	}
+	var open datapath.Ports
+	for _, in := range all {
+		switch {
+		case in.Port == 0: // the relay says what is wrong with it
+		case in.Protocol == relay.TCP:
+			open.TCP = append(open.TCP, in.Port)
+		case in.Protocol == relay.UDP:
+			open.UDP = append(open.UDP, in.Port)
+		}
+	}
+	return gate.OpenPorts(open)
 }
 
 func diffPeers(was, is map[key.Public]datapath.Peer) (upsert []datapath.Peer, remove []key.Public) {

@@ -3,11 +3,14 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
 )
 
 // StaticOptions configure a sidecar without a cluster.
@@ -33,12 +36,16 @@ func RunStatic(ctx context.Context, o StaticOptions) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	p := newPlane(first.private, first.listenPort, o.Log)
+	kind, reason, err := auto.Probe(first.datapath, "")
+	if err != nil {
+		return fmt.Errorf("interface.datapath: %w", err)
+	}
+	p := newPlane(first.private, first.listenPort, kind, o.Log)
 	return serve(ctx, first.health, o.Drain, p, o.Log, func(ctx context.Context) error {
 		if err := p.apply(first.desired); err != nil {
 			return err
 		}
-		o.Log.Info("data path up", "publicKey", first.private.Public().String(), "listenPort", p.port(), "peers", len(first.desired.peers))
+		o.Log.Info("data path up", "datapath", string(kind), "why", reason, "publicKey", first.private.Public().String(), "listenPort", p.port(), "peers", len(first.desired.peers))
 		for {
 			select {
 			case <-ctx.Done():
@@ -51,11 +58,11 @@ func RunStatic(ctx context.Context, o StaticOptions) error {
 }
 
 // errFixed names what only a restart changes.
-var errFixed = errors.New("interface.privateKeyFile, interface.listenPort and health cannot change while running: restart instead")
+var errFixed = errors.New("interface.privateKeyFile, interface.listenPort, interface.datapath and health cannot change while running: restart instead")
 
 func reload(o StaticOptions, p *plane, first *static) {
 	next, err := readStatic(o.Path)
-	if err == nil && (!next.private.Equal(first.private) || next.listenPort != first.listenPort || next.health != first.health) {
+	if err == nil && (!next.private.Equal(first.private) || next.listenPort != first.listenPort || next.datapath != first.datapath || next.health != first.health) {
 		err = errFixed
 	}
 	if err == nil {

@@ -95,7 +95,8 @@ func TestInGuest(t *testing.T) {
 	if f := os.Getenv("TENANTWIRE_GUEST_TESTS"); f != "" {
 		run = f
 	}
-	cmd := exec.Command(vmRun, "--timeout", "1500", "--", self, "-test.run", run, "-test.short", "-test.v", "-test.timeout", "24m")
+	// One CPU: emulated ones do not always see in time that another has patched kernel code, as setting up nftables does.
+	cmd := exec.Command(vmRun, "--cpus", "1", "--timeout", "1500", "--", self, "-test.run", run, "-test.short", "-test.v", "-test.timeout", "24m")
 	out, err := cmd.CombinedOutput()
 	var status *exec.ExitError
 	switch {

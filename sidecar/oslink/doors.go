@@ -57,6 +57,9 @@ func (l *Link) openDoors(p datapath.Ports) (next, fresh doors, err error) {
 	next = doors{tcp: map[uint16]*tcpDoor{}, udp: map[uint16]*udpDoor{}}
 	fresh = doors{tcp: map[uint16]*tcpDoor{}, udp: map[uint16]*udpDoor{}}
 	for _, n := range p.TCP {
+		if next.tcp[n] != nil {
+			continue // named twice
+		}
 		if next.tcp[n] = l.doors.tcp[n]; next.tcp[n] != nil {
 			continue
 		}
@@ -66,6 +69,9 @@ func (l *Link) openDoors(p datapath.Ports) (next, fresh doors, err error) {
 		fresh.tcp[n] = next.tcp[n]
 	}
 	for _, n := range p.UDP {
+		if next.udp[n] != nil {
+			continue
+		}
 		if next.udp[n] = l.doors.udp[n]; next.udp[n] != nil {
 			continue
 		}
