@@ -304,15 +304,15 @@ func registrationsStayOwn(t *testing.T, acme, globex *invTenant) {
 	if after := acme.Member(victim.Name).Status; after.PublicKey != before.PublicKey || after.Endpoint != before.Endpoint {
 		t.Errorf("acme's member was changed from %+v to %+v", before, after)
 	}
-	eventuallyAsked(t, acme) // the attack before this one held a session with its client's own key, which takes 15 s to be given up
+	eventuallyAsked(t, acme) // the attack before this one held a session with its client's own key: it takes 15 s to be given up
 	namesStayOwn(t, acme)
 	eventuallyAsked(t, globex)
 }
 
-// eventuallyAsked waits until the client's Service answers again: its key was away for a moment.
+// eventuallyAsked waits until the client's Service answers again, by each of its pods: its key was away for a moment.
 func eventuallyAsked(t *testing.T, n *invTenant) {
 	t.Helper()
-	n.EventuallyApp("client", "get", "http://web/")
+	n.EventuallyApp("client", "get", "-n", "12", "http://web/")
 }
 
 // Breaks when a token gives its bearer more than its own pod's configuration, or when the bearer can redirect that pod's traffic.
