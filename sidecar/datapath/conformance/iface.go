@@ -41,8 +41,8 @@ var badInterfaces = []datapath.Interface{
 // testAddressGoes takes an address away from under a connection.
 func testAddressGoes(t *testing.T, r *room) {
 	a, b := r.pair()
-	b.accept(80, echo)
-	c := a.dial(b.v4, 80)
+	b.accept(echo)
+	c := a.dial(b.v4)
 	_, _ = io.WriteString(c, "x")
 	_, _ = c.Read(make([]byte, 1))
 	a.set(datapath.Interface{Addresses: prefixes("10.9.0.66/24"), MTU: mtu})
@@ -58,7 +58,7 @@ func testAddressGoes(t *testing.T, r *room) {
 // testForeignSource lets a use an inner address that b has not allowed it.
 func testForeignSource(t *testing.T, r *room) {
 	a, b := r.pair()
-	b.accept(80, echo)
+	b.accept(echo)
 	a.say(b.v4, "the tunnel works")
 	a.set(datapath.Interface{Addresses: prefixes("10.9.0.66/24"), MTU: mtu})
 	b.HandleTCP(func(q datapath.TCPRequest) { t.Errorf("request from %s", q.Remote()); q.Refuse() })
@@ -78,11 +78,11 @@ func testCloseUnderLoad(t *testing.T, r *room) {
 
 func closeUnderLoad(t *testing.T, r *room, which string) {
 	a, b := r.pair()
-	b.echoUDP(53)
-	b.accept(80, echo)
+	b.echoUDP()
+	b.accept(echo)
 	ended := make(chan struct{}, 20)
 	for range 8 {
-		c := a.dial(b.v4, 80)
+		c := a.dial(b.v4)
 		go func() { _, _ = io.Copy(io.Discard, c); ended <- struct{}{} }()
 		go func() { _, _ = io.Copy(c, source(1)); ended <- struct{}{} }()
 	}
@@ -105,8 +105,8 @@ func closeUnderLoad(t *testing.T, r *room, which string) {
 func testPeersLearnOfClose(t *testing.T, r *room) {
 	a, b := r.pair()
 	hold := make(chan datapath.Stream, 1)
-	b.accept(80, func(c datapath.Stream) { hold <- c })
-	c := a.dial(b.v4, 80)
+	b.accept(func(c datapath.Stream) { hold <- c })
+	c := a.dial(b.v4)
 	<-hold
 	b.close()
 	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -160,8 +160,8 @@ func testOpenRefuses(t *testing.T, r *room) {
 func testNoGoroutineIsLeft(t *testing.T, r *room) {
 	cycle := func() {
 		a, b := r.pair()
-		b.accept(80, echo)
-		b.echoUDP(53)
+		b.accept(echo)
+		b.echoUDP()
 		a.say(b.v4, "x")
 		a.close()
 		b.close()

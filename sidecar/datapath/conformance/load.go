@@ -26,13 +26,13 @@ func testBackpressure(t *testing.T, r *room) {
 	a, b := r.pair()
 	read := make(chan struct{})
 	got := make(chan int64, 1)
-	b.accept(80, func(c datapath.Stream) {
+	b.accept(func(c datapath.Stream) {
 		<-read
 		n, _ := io.Copy(io.Discard, c)
 		got <- n
 		_ = c.Close()
 	})
-	c := a.dial(b.v4, 80)
+	c := a.dial(b.v4)
 	before := heap()
 	var sent int64
 	block := make([]byte, 64<<10)
@@ -73,12 +73,12 @@ func heap() int64 {
 
 // testBulk sends the same number of bytes each way at once, over both families, and compares hashes.
 func testBulk(t *testing.T, r *room) {
-	size := short(64<<20, 4<<20)
+	size := short(64<<20, 1<<20)
 	a, b := r.pair()
 	served := make(chan struct{})
-	b.accept(80, func(c datapath.Stream) { exchange(t, c, size, 11, 12); served <- struct{}{} })
+	b.accept(func(c datapath.Stream) { exchange(t, c, size, 11, 12); served <- struct{}{} })
 	families(t, b, func(r *room, to netip.Addr) {
-		c := a.dial(to, 80)
+		c := a.dial(to)
 		within(r.t, "exchange", func() { exchange(r.t, c, size, 12, 11); <-served })
 	})
 }
@@ -109,7 +109,7 @@ func testShortConnections(t *testing.T, r *room) {
 	const workers = 8
 	each := short(10000, 400) / workers
 	a, b := r.pair()
-	b.accept(80, echo)
+	b.accept(echo)
 	before := runtime.NumGoroutine()
 	failed := make(chan error, workers)
 	for w := range workers {

@@ -21,7 +21,7 @@ func numbered(t *testing.T, a, b *node) (count *atomic.Uint64, stop func()) {
 	t.Helper()
 	count = new(atomic.Uint64)
 	finished := make(chan struct{})
-	b.accept(80, func(c datapath.Stream) {
+	b.accept(func(c datapath.Stream) {
 		defer close(finished)
 		buf := make([]byte, 8)
 		for {
@@ -38,7 +38,7 @@ func numbered(t *testing.T, a, b *node) (count *atomic.Uint64, stop func()) {
 			count.Add(1)
 		}
 	})
-	c := a.dial(b.v4, 80)
+	c := a.dial(b.v4)
 	var done atomic.Bool
 	go func() {
 		block := make([]byte, 8<<10)
@@ -105,15 +105,15 @@ func testOthersUndisturbed(t *testing.T, r *room) {
 // testTakeover gives a peer's addresses to another peer in one delta, as a key rotation does.
 func testTakeover(t *testing.T, r *room) {
 	a, b := r.pair()
-	b.accept(80, echo)
+	b.accept(echo)
 	a.say(b.v4, "old")
 	next := r.openAs(3, 2, key.NewPrivate(), 0) // the same addresses, another key and host
 	next.update(a.as())
-	next.accept(80, func(c datapath.Stream) { _, _ = io.WriteString(c, "next: "); echo(c) })
+	next.accept(func(c datapath.Stream) { _, _ = io.WriteString(c, "next: "); echo(c) })
 	if err := a.UpdatePeers([]datapath.Peer{next.as()}, []key.Public{b.priv.Public()}); err != nil {
 		t.Fatal(err)
 	}
-	c := a.dial(next.v4, 80)
+	c := a.dial(next.v4)
 	_, _ = io.WriteString(c, "hello")
 	_ = c.CloseWrite()
 	if got, err := io.ReadAll(c); err != nil || string(got) != "next: hello" {
@@ -169,7 +169,7 @@ func testPresharedKey(_ *testing.T, r *room) {
 	toB.PresharedKey, toA.PresharedKey = psk, psk
 	a.update(toB)
 	b.update(toA)
-	b.accept(80, echo)
+	b.accept(echo)
 	a.say(b.v4, "hello")
 }
 
@@ -214,7 +214,7 @@ func (n *node) move() *node {
 // that.
 func testRoamingDialler(t *testing.T, r *room) {
 	a, b := r.pair()
-	b.accept(80, echo)
+	b.accept(echo)
 	old := a.as()
 	a.say(b.v4, "here")
 	moved := a.move()
@@ -230,12 +230,12 @@ func testRoamingDialler(t *testing.T, r *room) {
 // testRoamingListener moves the end that was dialled: once it has been heard of, the other finds it again.
 func testRoamingListener(t *testing.T, r *room) {
 	a, b := r.pair()
-	a.accept(80, echo)
-	b.accept(80, echo)
+	a.accept(echo)
+	b.accept(echo)
 	a.say(b.v4, "here")
 	moved := b.move()
 	moved.update(a.as())
-	moved.accept(80, echo)
+	moved.accept(echo)
 	moved.say(a.v4, "I moved")
 	a.say(b.v4, "I know")
 	if p := a.peer(); p.Endpoint.Port() != moved.ListenPort() {
@@ -253,7 +253,7 @@ func testLearnsEndpoint(t *testing.T, r *room) {
 		t.Fatalf("before: %+v", p)
 	}
 	a.update(b.as())
-	b.accept(80, echo)
+	b.accept(echo)
 	a.say(b.v4, "hello")
 	if p := b.peer(); p.Endpoint.Port() != a.ListenPort() {
 		t.Fatalf("after: %+v", p)
@@ -267,8 +267,8 @@ func testCounters(t *testing.T, r *room) {
 	if p := a.peer(); !p.LastHandshake.IsZero() || p.RxBytes != 0 || p.TxBytes != 0 {
 		t.Fatalf("before: %+v", p)
 	}
-	b.accept(80, echo)
-	c := a.dial(b.v4, 80)
+	b.accept(echo)
+	c := a.dial(b.v4)
 	want := random(size, 1)
 	go func() { _, _ = c.Write(want); _ = c.CloseWrite() }()
 	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, want) {

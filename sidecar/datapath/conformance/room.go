@@ -18,6 +18,12 @@ import (
 // patience bounds every wait for what must happen; what passes does not come near it, on emulated machines neither.
 const patience = 30 * time.Second
 
+// The ports that something answers on; the numbers above them refuse.
+const (
+	webPort  = 80 // TCP
+	namePort = 53 // UDP
+)
+
 // mtu of the interfaces unless a test says otherwise.
 const mtu = 1420
 
@@ -146,12 +152,12 @@ func (n *node) openUDP(port uint16) {
 	n.gate(func(p *datapath.Ports) { p.UDP = with(p.UDP, port) })
 }
 
-// accept gives every connection to n on the port to h and refuses the others.
-func (n *node) accept(port uint16, h func(datapath.Stream)) {
+// accept gives every connection to n on webPort to h and refuses the others.
+func (n *node) accept(h func(datapath.Stream)) {
 	n.r.t.Helper()
-	n.openTCP(port)
+	n.openTCP(webPort)
 	n.HandleTCP(func(q datapath.TCPRequest) {
-		if q.Local().Port() != port {
+		if q.Local().Port() != webPort {
 			q.Refuse()
 			return
 		}
@@ -161,9 +167,9 @@ func (n *node) accept(port uint16, h func(datapath.Stream)) {
 	})
 }
 
-func (n *node) dial(to netip.Addr, port uint16) datapath.Stream {
+func (n *node) dial(to netip.Addr) datapath.Stream {
 	n.r.t.Helper()
-	c, err := n.DialTCP(n.r.ctx(patience), netip.AddrPortFrom(to, port))
+	c, err := n.DialTCP(n.r.ctx(patience), netip.AddrPortFrom(to, webPort))
 	if err != nil {
 		n.r.t.Fatal(err)
 	}
@@ -182,12 +188,12 @@ func (n *node) dialUDP(to netip.Addr, port uint16) net.Conn {
 	return c
 }
 
-// echoUDP answers every datagram of every flow on the port.
-func (n *node) echoUDP(port uint16) {
+// echoUDP answers every datagram of every flow on namePort.
+func (n *node) echoUDP() {
 	n.r.t.Helper()
-	n.openUDP(port)
+	n.openUDP(namePort)
 	n.HandleUDP(func(q datapath.UDPRequest) {
-		if q.Local().Port() != port {
+		if q.Local().Port() != namePort {
 			q.Refuse()
 			return
 		}
@@ -212,7 +218,7 @@ func (n *node) echoUDP(port uint16) {
 // say sends words to an echo and expects them back.
 func (n *node) say(to netip.Addr, words string) {
 	n.r.t.Helper()
-	c := n.dial(to, 80)
+	c := n.dial(to)
 	_ = c.SetDeadline(time.Now().Add(patience))
 	_, _ = io.WriteString(c, words)
 	_ = c.CloseWrite()
