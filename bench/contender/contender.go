@@ -6,6 +6,7 @@ package contender
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -122,7 +123,11 @@ type Pair struct {
 	near, far *end
 	lab       lab.Lab
 	restart   func() (running, error)
+	fixed     bool // something stands on the near end, which could not be made anew alone
 }
+
+// ErrNotApplicable is of what a contender cannot do by its nature.
+var ErrNotApplicable = errors.New("not applicable")
 
 // PIDs are the tunnel's processes, near end first.
 func (p *Pair) PIDs() (out []int) {
@@ -177,6 +182,7 @@ func Start(ctx context.Context, s *Setup, c Contender) (p *Pair, err error) {
 		}
 	}
 	if c.only != nil {
+		p.fixed = true
 		if err := c.only(p); err != nil {
 			return p, err
 		}
@@ -235,21 +241,23 @@ func (p *Pair) ends(c Contender) error {
 	return nil
 }
 
-// carries waits for an answer through the tunnel.
+// carries waits for an answer through the tunnel, as long as both ends live.
 func (p *Pair) carries(ctx context.Context) error {
-	return lab.Until("carry a request", patience, func() (err error) {
-		if err := p.Alive(); err != nil {
-			return err
+	var dead error
+	err := lab.Until("carry a request", patience, func() (err error) {
+		if dead = errors.Join(p.Alive(), ctx.Err()); dead != nil {
+			return nil
 		}
-		p.NearHost.Do(func() { err = load.First(ctx, p.TCP, 5*time.Second) })
+		p.NearHost.Do(func() { err = load.First(ctx, p.TCP, time.Second) })
 		return err
 	})
+	return errors.Join(dead, err)
 }
 
 // Restart ends the near end and measures how long a new one takes, from nothing to the first answer through it.
 func (p *Pair) Restart(ctx context.Context) (time.Duration, error) {
-	if p.Near == nil {
-		return 0, fmt.Errorf("nothing to start")
+	if p.restart == nil || p.fixed {
+		return 0, fmt.Errorf("%w: no process of its own makes it", ErrNotApplicable)
 	}
 	p.Near.Kill()
 	begin := time.Now()

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -92,9 +93,12 @@ func (p *Process) Running() error {
 	}
 }
 
-// Wait waits for the end, at most that long.
-func (p *Process) Wait(limit time.Duration) error {
+// Wait waits for the end, at most that long; then, or when nobody wants the result any more, it makes one.
+func (p *Process) Wait(ctx context.Context, limit time.Duration) error {
 	select {
+	case <-ctx.Done():
+		p.Kill()
+		return ctx.Err()
 	case <-p.exited:
 		if p.err != nil {
 			return fmt.Errorf("%s: %w: %s", p.name, p.err, p.out.String())

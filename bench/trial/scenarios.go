@@ -19,7 +19,7 @@ func Quick() []Scenario {
 	return []Scenario{streams("up", 1), streams("down", 1), streams("up", 8), streams("down", 8), requests("rtt-load", 4)}
 }
 
-// All lists every scenario, those that leave a contender exhausted last.
+// All lists every scenario.
 func All() []Scenario {
 	out := []Scenario{{Name: "idle", run: idle}}
 	for _, n := range []int{1, 8, 32} {
@@ -41,12 +41,12 @@ func All() []Scenario {
 }
 
 func streams(way string, n int) Scenario {
-	return Scenario{Name: way + strconv.Itoa(n), run: func(_ context.Context, s *stage) error { return s.streams(way, n) }}
+	return Scenario{Name: way + strconv.Itoa(n), run: func(ctx context.Context, s *stage) error { return s.streams(ctx, way, n) }}
 }
 
-func (s *stage) streams(way string, n int) error {
+func (s *stage) streams(ctx context.Context, way string, n int) error {
 	var got load.Streams
-	if err := s.load("streams", &got, "-way", way, "-n", strconv.Itoa(n)); err != nil {
+	if err := s.load(ctx, "streams", &got, "-way", way, "-n", strconv.Itoa(n)); err != nil {
 		return err
 	}
 	s.add(bench.Throughput, got.Mbits())
@@ -63,10 +63,9 @@ func (s *stage) streams(way string, n int) error {
 
 // impaired is one stream through a bad network; it takes longer to find its rate there.
 func impaired(name string, path ...string) Scenario {
-	return Scenario{Name: name, Impair: path, run: func(_ context.Context, s *stage) error {
-		defer s.stop() // the next scenario wants another network
+	return Scenario{Name: name, Impair: path, run: func(ctx context.Context, s *stage) error {
 		var got load.Streams
-		if err := s.loadWith(3*s.o.Time, "streams", &got, "-way", "up", "-n", "1"); err != nil {
+		if err := s.loadWith(ctx, 3*s.o.Time, "streams", &got, "-way", "up", "-n", "1"); err != nil {
 			return err
 		}
 		s.add(bench.Throughput, got.Mbits())
@@ -77,17 +76,16 @@ func impaired(name string, path ...string) Scenario {
 
 // requests are one after the other, beside downloads by another process: its Go scheduler must not be what is measured.
 func requests(name string, downloads int) Scenario {
-	return Scenario{Name: name, run: func(_ context.Context, s *stage) error {
+	return Scenario{Name: name, run: func(ctx context.Context, s *stage) error {
 		if downloads > 0 {
 			p, err := s.client(io.Discard, nil, time.Hour, "streams", "-way", "down", "-n", strconv.Itoa(downloads))
 			if err != nil {
 				return err
 			}
-			b := background{p: p}
-			defer b.stop()
+			defer p.Kill()
 		}
 		var got load.Requests
-		if err := s.load("requests", &got); err != nil {
+		if err := s.load(ctx, "requests", &got); err != nil {
 			return err
 		}
 		s.add(bench.P50, bench.Percentile(got.Millis, 50))
@@ -97,12 +95,12 @@ func requests(name string, downloads int) Scenario {
 }
 
 func datagrams(name string, size int) Scenario {
-	return Scenario{Name: name, run: func(_ context.Context, s *stage) error {
+	return Scenario{Name: name, run: func(ctx context.Context, s *stage) error {
 		if s.pair.UDP == "" {
 			return errNoUDP
 		}
 		var got load.Datagrams
-		if err := s.load("datagrams", &got, "-n", strconv.Itoa(size)); err != nil {
+		if err := s.load(ctx, "datagrams", &got, "-n", strconv.Itoa(size)); err != nil {
 			return err
 		}
 		s.add(bench.PerSecond, float64(got.Came)/got.Took.Seconds())
@@ -115,20 +113,20 @@ func datagrams(name string, size int) Scenario {
 // workers open connections at a time.
 const workers = 16
 
-func connections(_ context.Context, s *stage) error {
+func connections(ctx context.Context, s *stage) error {
 	var got load.Requests
-	if err := s.load("connections", &got, "-n", strconv.Itoa(workers)); err != nil {
+	if err := s.load(ctx, "connections", &got, "-n", strconv.Itoa(workers)); err != nil {
 		return err
 	}
 	return s.cycles(got)
 }
 
 // churn goes on long enough that what is never given back runs out.
-func churn(_ context.Context, s *stage) error {
+func churn(ctx context.Context, s *stage) error {
 	var got load.Requests
 	const slowest = 500 // cycles a second: who is slower than that is cut off
 	limit := 2*time.Minute + time.Duration(s.o.Cycles/slowest)*time.Second
-	if err := s.loadWith(limit, "connections", &got, "-n", strconv.Itoa(workers), "-cycles", strconv.Itoa(s.o.Cycles)); err != nil {
+	if err := s.loadWith(ctx, limit, "connections", &got, "-n", strconv.Itoa(workers), "-cycles", strconv.Itoa(s.o.Cycles)); err != nil {
 		return err
 	}
 	s.add(bench.Decay, got.Decay())

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/tenantwire/tenantwire/bench"
@@ -40,7 +39,8 @@ type Scenario struct {
 	run    func(context.Context, *stage) error
 }
 
-// stage is where a scenario runs.
+// stage is where a scenario runs. Every scenario gets ends that are new: what the last one has left in queues, heaps and
+// ports would be its figures too.
 type stage struct {
 	o         *Options
 	contender contender.Contender
@@ -80,19 +80,13 @@ func Run(ctx context.Context, o *Options, out *bench.Run) error {
 }
 
 func (s *stage) runAll(ctx context.Context) {
-	defer s.stop()
 	for _, sc := range s.o.Scenarios {
 		if ctx.Err() != nil {
 			return
 		}
 		s.scenario = sc.Name
-		if err := s.prepare(ctx, sc); err != nil {
+		if err := s.runOne(ctx, sc); err != nil {
 			s.failed(err)
-			continue
-		}
-		if err := sc.run(ctx, s); err != nil {
-			s.failed(err)
-			s.stop() // whatever state it is in: the next scenario gets a new one
 		}
 	}
 	s.scenario = "any"
@@ -101,35 +95,35 @@ func (s *stage) runAll(ctx context.Context) {
 	}
 }
 
-// prepare sees to it that the pair that the scenario wants runs.
-func (s *stage) prepare(ctx context.Context, sc Scenario) (err error) {
-	if sc.Alone || len(sc.Impair) > 0 {
-		s.stop() // two at a time would share the CPUs
-	}
-	if sc.Alone || s.pair != nil {
-		return nil
+func (s *stage) runOne(ctx context.Context, sc Scenario) (err error) {
+	if sc.Alone {
+		return sc.run(ctx, s)
 	}
 	setup := *s.o.Setup
 	setup.Impair = sc.Impair
 	if why := s.contender.Missing(&setup); why != "" {
-		return errors.New(why)
+		return fmt.Errorf("%w: %s", contender.ErrNotApplicable, why)
 	}
-	s.pair, err = contender.Start(ctx, &setup, s.contender)
-	return err
-}
-
-func (s *stage) stop() {
-	if s.pair == nil {
-		return
+	if s.pair, err = contender.Start(ctx, &setup, s.contender); err != nil {
+		return err
 	}
-	if err := s.pair.Close(); err != nil {
-		s.failed(fmt.Errorf("clean up: %w", err))
-	}
-	s.pair = nil
+	defer func() {
+		if more := s.pair.Close(); more != nil {
+			err = errors.Join(err, fmt.Errorf("clean up: %w", more))
+		}
+		s.pair = nil
+	}()
+	return sc.run(ctx, s)
 }
 
 func (s *stage) failed(err error) {
 	if errors.Is(err, context.Canceled) {
+		return
+	}
+	if errors.Is(err, contender.ErrNotApplicable) {
+		if s.round == 1 { // it will not be in any other either
+			s.out.Skips = append(s.out.Skips, bench.Skip{What: s.contender.Name + ":" + s.scenario, Why: err.Error()})
+		}
 		return
 	}
 	what := fmt.Sprintf("%s:%s, round %d", s.contender.Name, s.scenario, s.round)
@@ -137,21 +131,21 @@ func (s *stage) failed(err error) {
 	fmt.Fprintf(s.o.Progress, "FAILED %s: %v\n", what, err)
 }
 
-// errNoUDP is of a scenario that a contender cannot do, by its nature.
-var errNoUDP = errors.New("it carries no UDP")
+// errNoUDP is of contenders that relay TCP alone.
+var errNoUDP = fmt.Errorf("%w: it carries no UDP", contender.ErrNotApplicable)
 
 // load runs the load client in the near host and reads what it prints.
-func (s *stage) load(what string, result any, args ...string) error {
-	return s.loadWith(s.o.Time, what, result, args...)
+func (s *stage) load(ctx context.Context, what string, result any, args ...string) error {
+	return s.loadWith(ctx, s.o.Time, what, result, args...)
 }
 
-func (s *stage) loadWith(t time.Duration, what string, result any, args ...string) error {
+func (s *stage) loadWith(ctx context.Context, t time.Duration, what string, result any, args ...string) error {
 	var out bytes.Buffer
 	p, err := s.client(&out, nil, t, what, args...)
 	if err != nil {
 		return err
 	}
-	if err := p.Wait(s.o.Warm + t + 60*time.Second); err != nil {
+	if err := p.Wait(ctx, s.o.Warm+t+60*time.Second); err != nil {
 		return errors.Join(err, s.pair.Alive())
 	}
 	if err := json.Unmarshal(out.Bytes(), result); err != nil {
@@ -196,11 +190,3 @@ func (s *stage) costs(costs []load.Cost, carried float64) {
 		s.add(bench.CPUBoth, cpu/(carried/1e9))
 	}
 }
-
-// background is a load that runs beside another.
-type background struct {
-	p    *lab.Process
-	once sync.Once
-}
-
-func (b *background) stop() { b.once.Do(b.p.Kill) }

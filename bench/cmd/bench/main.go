@@ -64,7 +64,7 @@ func parse(args []string) (*options, error) {
 	fs.BoolVar(&o.long, "long", false, "with a million connect/close cycles")
 	fs.StringVar(&o.out, "out", "", "folder for the report (default report, with -quick none)")
 	fs.IntVar(&o.trial.Rounds, "rounds", 0, "rounds (default 5, with -quick 3)")
-	fs.DurationVar(&o.trial.Time, "time", 0, "of each measurement (default 5s, with -quick 2s)")
+	fs.DurationVar(&o.trial.Time, "time", 0, "of each measurement (default 5s, with -quick what five minutes allow)")
 	fs.DurationVar(&o.trial.Warm, "warm", 500*time.Millisecond, "before each")
 	fs.IntVar(&o.trial.Cycles, "cycles", 60000, "connect/close cycles")
 	fs.StringVar(&o.contenders, "contenders", "", "some, by comma (default all, with -quick the headline's)")
@@ -85,8 +85,8 @@ func (o *options) complete() (err error) {
 	if o.trial.Rounds == 0 {
 		o.trial.Rounds = pick(o.quick, 3, 5)
 	}
-	if o.trial.Time == 0 {
-		o.trial.Time = pick(o.quick, 2*time.Second, 5*time.Second)
+	if o.trial.Time == 0 && !o.quick {
+		o.trial.Time = 5 * time.Second
 	}
 	if o.out == "" && !o.quick {
 		o.out = "report"
@@ -158,6 +158,9 @@ func (o *options) run(ctx context.Context) error {
 	if o.setup.Programs, err = build(ctx, dir); err != nil {
 		return err
 	}
+	if o.trial.Time == 0 {
+		o.trial.Time = o.affordable()
+	}
 	r := &bench.Run{}
 	r.Facts = facts(ctx, o.words)
 	if err := addSize(r, o.setup.Programs.Sidecar); err != nil {
@@ -171,6 +174,19 @@ func (o *options) run(ctx context.Context) error {
 	}
 	_ = bench.WriteRatios(os.Stdout, r.Headlines())
 	return errors.Join(failed, o.write(r))
+}
+
+// affordable is the time of a measurement with which a quick run stays below five minutes, programs built before included.
+func (o *options) affordable() time.Duration {
+	able := 0
+	for _, c := range o.trial.Contenders {
+		if c.Missing(&o.setup) == "" {
+			able++
+		}
+	}
+	const all, around = 225 * time.Second, 400 * time.Millisecond // around: bringing a contender up and removing it
+	each := all/time.Duration(max(1, able*len(o.trial.Scenarios)*o.trial.Rounds)) - o.trial.Warm - around
+	return min(max(each, 500*time.Millisecond), 2*time.Second)
 }
 
 // write leaves the report; what was measured is kept even when the run was cut short.

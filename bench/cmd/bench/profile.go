@@ -35,7 +35,7 @@ func (o *options) profile(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t := trial.Options{Setup: &setup, Contenders: c, Scenarios: s, Rounds: 1, Time: 2 * o.trial.Time, Warm: o.trial.Warm, Progress: io.Discard}
+		t := trial.Options{Setup: &setup, Contenders: c, Scenarios: s, Rounds: 1, Time: max(2*o.trial.Time, 8*time.Second), Warm: o.trial.Warm, Progress: io.Discard}
 		during := make(chan error, 1)
 		go func() { during <- o.sample(ctx, scenario, folder, t) }()
 		var scratch bench.Run // figures with a profiler running are no figures
@@ -47,7 +47,7 @@ func (o *options) profile(ctx context.Context) error {
 	return nil
 }
 
-// sample waits until the sidecar is there, takes a CPU profile in the middle of the run, then one of the heap.
+// sample waits until the sidecar is there, takes a profile of the heap and then one of the CPU while the streams run.
 func (o *options) sample(ctx context.Context, scenario, folder string, t trial.Options) error {
 	socket := contender.Socket(o.setup.Dir)
 	defer os.Remove(socket)
@@ -58,10 +58,10 @@ func (o *options) sample(ctx context.Context, scenario, folder string, t trial.O
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}}}
-	seconds := max(1, int(t.Time.Seconds()*0.8))
+	seconds := max(1, int(t.Time.Seconds()*0.5))
 	for _, p := range []struct{ name, query, show string }{
+		{"heap", "heap", "-sample_index=inuse_space"},
 		{"cpu", fmt.Sprintf("profile?seconds=%d", seconds), ""},
-		{"heap", "heap?gc=1", "-sample_index=inuse_space"},
 	} {
 		raw := filepath.Join(o.setup.Dir, scenario+"-"+p.name+".pb.gz")
 		if err := fetch(ctx, &web, "http://sidecar/debug/pprof/"+p.query, raw); err != nil {
