@@ -22,7 +22,7 @@ run() {
 # shellcheck disable=SC2317 # run calls it
 in_module() { (cd "$1" && shift && go test -json "${flags[@]}" "$@"); }
 
-run root in_module . ./...
+run root in_module . -timeout 30m ./...
 for m in build test/cluster bench; do
   if [[ -e $m/go.mod ]]; then run "${m//\//-}" in_module "$m" ./...; fi
 done
