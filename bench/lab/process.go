@@ -87,7 +87,7 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 func (p *Process) Running() error {
 	select {
 	case <-p.exited:
-		return fmt.Errorf("%s ended (%v) and said: %s", p.name, p.err, p.out.String())
+		return fmt.Errorf("%s ended (%w) and said: %s", p.name, p.err, p.out.String())
 	default:
 		return nil
 	}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -141,7 +142,7 @@ func (r *Relay) dial(ctx context.Context, targets []netip.AddrPort) (datapath.St
 		why = dialReason(ctx, err)
 		r.log.Debug("dial target", "target", t, "reason", why.String(), "error", err)
 	}
-	if context.Cause(ctx) == context.DeadlineExceeded {
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		return nil, netip.AddrPort{}, Timeout
 	}
 	if ctx.Err() != nil {

@@ -437,7 +437,8 @@ func wantReset(t *testing.T, c net.Conn) {
 		if err == nil {
 			continue
 		}
-		if op, ok := err.(*net.OpError); !ok || op.Timeout() || err == io.EOF {
+		var op *net.OpError
+		if !errors.As(err, &op) || op.Timeout() {
 			t.Fatalf("want a reset, got %v", err)
 		}
 		return

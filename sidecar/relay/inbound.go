@@ -44,7 +44,6 @@ type inboundSide struct {
 	mu     sync.Mutex
 	ports  map[inboundKey]*inboundPort
 	live   map[*inboundConn]struct{}
-	closed bool
 	silent silence
 }
 

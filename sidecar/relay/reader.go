@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"io"
 	"net"
 	"syscall"
@@ -60,7 +61,7 @@ func (r *reader) next() ([]byte, error) {
 			r.err = err
 		}
 	case r.waiter != nil:
-		if r.err = r.waiter.WaitReadable(); r.err == nil || r.err == io.EOF {
+		if r.err = r.waiter.WaitReadable(); r.err == nil || errors.Is(r.err, io.EOF) {
 			r.n, r.err = r.conn.Read(r.borrow())
 		}
 	default:
@@ -79,11 +80,11 @@ func (r *reader) tryRaw(fd uintptr) bool {
 	b := r.borrow()
 	for {
 		r.n, r.err = unix.Read(int(fd), b)
-		if r.err != unix.EINTR {
+		if !errors.Is(r.err, unix.EINTR) {
 			break
 		}
 	}
-	if r.err == unix.EAGAIN {
+	if errors.Is(r.err, unix.EAGAIN) {
 		r.n, r.err = 0, nil
 		r.release()
 		return false

@@ -232,11 +232,11 @@ func (p *packetReader) tryRaw(fd uintptr) bool {
 	p.buf = p.lender.takeDatagram()
 	for {
 		p.n, p.from, p.err = unix.Recvfrom(int(fd), *p.buf, 0)
-		if p.err != unix.EINTR {
+		if !errors.Is(p.err, unix.EINTR) {
 			break
 		}
 	}
-	if p.err == unix.EAGAIN {
+	if errors.Is(p.err, unix.EAGAIN) {
 		p.release()
 		return false
 	}
