@@ -231,6 +231,10 @@ func (p *Pair) ends(c Contender) error {
 	if err != nil {
 		return fmt.Errorf("far end: %w", err)
 	}
+	if err := lab.Until("bind the far end's port", patience, func() error { return errors.Join(far.process.Running(), bound(far.process.PID())) }); err != nil {
+		return err
+	}
+	time.Sleep(grace)
 	p.Far = far.process
 	p.restart = func() (running, error) { return c.near.start(p.near) }
 	near, err := p.restart()
@@ -238,6 +242,22 @@ func (p *Pair) ends(c Contender) error {
 		return fmt.Errorf("near end: %w", err)
 	}
 	p.Near, p.TCP, p.UDP = near.process, near.tcp, near.udp
+	return nil
+}
+
+// grace is how long an end that has its port is given until it knows its peers too. A handshake that comes before is not
+// answered, and WireGuard tries again only after five seconds, which would be ours and not the contender's.
+const grace = 100 * time.Millisecond
+
+// bound says whether the namespace of a process has a socket on WireGuard's port.
+func bound(pid int) error {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/udp", pid))
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(b), fmt.Sprintf(":%04X ", outerPort)) {
+		return errors.New("nobody has the port")
+	}
 	return nil
 }
 
@@ -254,10 +274,14 @@ func (p *Pair) carries(ctx context.Context) error {
 	return errors.Join(dead, err)
 }
 
-// Restart ends the near end and measures how long a new one takes, from nothing to the first answer through it.
+// Restart ends the near end and measures how long a new one takes, from nothing to the first answer through it. It waits a
+// while before: WireGuard refuses a second handshake within 20 ms of the first, and tries again after five seconds.
 func (p *Pair) Restart(ctx context.Context) (time.Duration, error) {
 	if p.restart == nil || p.fixed {
 		return 0, fmt.Errorf("%w: no process of its own makes it", ErrNotApplicable)
+	}
+	if err := settle(ctx); err != nil {
+		return 0, err
 	}
 	p.Near.Kill()
 	begin := time.Now()

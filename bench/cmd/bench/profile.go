@@ -50,7 +50,7 @@ func (o *options) profile(ctx context.Context) error {
 // sample waits until the sidecar is there, takes a profile of the heap and then one of the CPU while the streams run.
 func (o *options) sample(ctx context.Context, scenario, folder string, t trial.Options) error {
 	socket := contender.Socket(o.setup.Dir)
-	defer os.Remove(socket)
+	defer func() { _ = os.Remove(socket) }()
 	if err := waitFor(ctx, socket); err != nil {
 		return err
 	}
