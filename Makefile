@@ -30,8 +30,13 @@ e2e: image ## Run the cluster tests that match RUN=REGEXP (KEEP_CLUSTER=1 keeps 
 demo: image ## Show what TenantWire does on a real cluster
 	test/cluster/with-cluster.sh sh -c 'cd test && exec go run ./demo'
 
-bench: ## Run the benchmarks
+bench: ## Run the whole benchmark into bench/report: about 90 minutes on a quiet machine, as root (BENCHFLAGS, BENCH_PEERS=DIR)
 	go test -run '^$$' -bench . ./...
+	cd bench && go run ./cmd/bench $(BENCHFLAGS)
+
+.PHONY: bench-quick
+bench-quick: ## Print the headline ratios of our speed to others', one a line, in less than five minutes, as root
+	cd bench && go run ./cmd/bench -quick $(BENCHFLAGS)
 
 generate: ## Write deepcopy functions, CRDs and the operator's role from the markers, and manifests/install.yaml
 	$(TOOL) controller-gen object paths=./tenant/...

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -69,6 +70,7 @@ type end struct {
 	peers []peer
 	near  bool // the client is here
 	far   netip.AddrPort
+	place lab.Placement
 }
 
 // running is an end that does; its processes are what its costs are taken of.
@@ -200,7 +202,11 @@ func (p *Pair) hosts(s *Setup) error {
 			return err
 		}
 		other := ids[1-i]
-		ends[i] = &end{setup: s, lab: &p.lab, host: h, self: ids[i], near: i == 0, far: netip.AddrPortFrom(ids[1].inner(), Port),
+		place := s.Place
+		if place.CPU > 0 { // one each, where there are two
+			place.CPU = (place.CPU-1+i)%runtime.NumCPU() + 1
+		}
+		ends[i] = &end{setup: s, lab: &p.lab, place: place, host: h, self: ids[i], near: i == 0, far: netip.AddrPortFrom(ids[1].inner(), Port),
 			peers: []peer{{public: other.private.Public(), allowed: []netip.Prefix{netip.PrefixFrom(other.inner(), 32)}}}}
 	}
 	p.near, p.far, p.NearHost = ends[0], ends[1], ends[0].host

@@ -95,7 +95,7 @@ func startSidecar(datapath string) func(*end) (running, error) {
 		if err != nil {
 			return running{}, err
 		}
-		p := lab.Program{Path: e.setup.Programs.Sidecar, Args: []string{"--config", path, "--log-level", "error"}, User: user, Place: e.setup.Place,
+		p := lab.Program{Path: e.setup.Programs.Sidecar, Args: []string{"--config", path, "--log-level", "error"}, User: user, Place: e.place,
 			Env: e.setup.Env}
 		if e.near && e.setup.Profile {
 			p.User, p.Path, p.Args = 0, e.setup.Programs.SidecarProf, []string{"-config", path, "-pprof", Socket(e.setup.Dir)}
@@ -154,7 +154,7 @@ func startStock(e *end) (running, error) {
 	if err != nil {
 		return running{}, err
 	}
-	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.Stock, Args: []string{"-config", path}, User: lab.Nobody, Place: e.setup.Place}, nil)
+	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.Stock, Args: []string{"-config", path}, User: lab.Nobody, Place: e.place}, nil)
 	return running{process: process, tcp: localPort.String()}, err
 }
 
@@ -180,7 +180,7 @@ func startWireproxy(e *end) (running, error) {
 	if err != nil {
 		return running{}, err
 	}
-	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.Wireproxy, Args: []string{"-s", "-c", path}, User: lab.Nobody, Place: e.setup.Place}, nil)
+	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.Wireproxy, Args: []string{"-s", "-c", path}, User: lab.Nobody, Place: e.place}, nil)
 	return running{process: process, tcp: localPort.String()}, err
 }
 
@@ -188,7 +188,7 @@ func startWireproxy(e *end) (running, error) {
 func startWireguardGo(e *end) (running, error) {
 	name := lab.Unique("twb")
 	socket := "/var/run/wireguard/" + name + ".sock"
-	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.WireguardGo, Args: []string{"-f", name}, Place: e.setup.Place}, nil)
+	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.WireguardGo, Args: []string{"-f", name}, Place: e.place}, nil)
 	if err != nil {
 		return running{}, err
 	}

@@ -63,14 +63,17 @@ func parse(args []string) (*options, error) {
 	fs.BoolVar(&o.quick, "quick", false, "few scenarios, less than five minutes, ratios only; files are written only with -out")
 	fs.BoolVar(&o.long, "long", false, "with a million connect/close cycles")
 	fs.StringVar(&o.out, "out", "", "folder for the report (default report, with -quick none)")
-	fs.IntVar(&o.trial.Rounds, "rounds", 0, "rounds (default 5, with -quick 3)")
-	fs.DurationVar(&o.trial.Time, "time", 0, "of each measurement (default 5s, with -quick what five minutes allow)")
+	fs.IntVar(&o.trial.Rounds, "rounds", 0, "rounds (default 3)")
+	fs.DurationVar(&o.trial.Time, "time", 0, "of each measurement (default 3s, with -quick what five minutes allow)")
 	fs.DurationVar(&o.trial.Warm, "warm", 500*time.Millisecond, "before each")
 	fs.IntVar(&o.trial.Cycles, "cycles", 60000, "connect/close cycles")
 	fs.StringVar(&o.contenders, "contenders", "", "some, by comma (default all, with -quick the headline's)")
 	fs.StringVar(&o.scenarios, "scenarios", "", "some, by comma (default all, with -quick the headline's)")
 	fs.BoolVar(&o.profiles, "profiles", true, "profile our sidecar after the rounds; not with -quick")
-	fs.IntVar(&o.setup.Place.CPU, "cpu", 0, "pin every tunnel process to CPU N-1 (0: not)")
+	fs.BoolFunc("one-cpu", "give each end of a tunnel one CPU: the near end the first, the far end the second", func(string) error {
+		o.setup.Place.CPU = 1
+		return nil
+	})
 	fs.Float64Var(&o.setup.Place.Quota, "quota", 0, "CPUs that a cgroup gives every tunnel process, such as 0.5 (0: all)")
 	fs.BoolVar(&o.setup.Place.SmallBuffers, "small-buffers", false, "no socket buffers beyond the default, as under a small net.core.rmem_max")
 	fs.StringVar(&o.env, "sidecar-env", "", "NAME=VALUE,... for our sidecar, such as MEMORY_LIMIT=67108864")
@@ -83,10 +86,10 @@ func parse(args []string) (*options, error) {
 // complete fills in what the flags left open.
 func (o *options) complete() (err error) {
 	if o.trial.Rounds == 0 {
-		o.trial.Rounds = pick(o.quick, 3, 5)
+		o.trial.Rounds = 3
 	}
 	if o.trial.Time == 0 && !o.quick {
-		o.trial.Time = 5 * time.Second
+		o.trial.Time = 3 * time.Second
 	}
 	if o.out == "" && !o.quick {
 		o.out = "report"
@@ -115,13 +118,6 @@ func (o *options) complete() (err error) {
 		o.trial.Scenarios, err = find(strings.Split(o.scenarios, ","))
 	}
 	return err
-}
-
-func pick[T any](first bool, a, b T) T {
-	if first {
-		return a
-	}
-	return b
 }
 
 func find(names []string) (out []trial.Scenario, err error) {
