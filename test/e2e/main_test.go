@@ -11,7 +11,7 @@ import (
 )
 
 // parallel is how many tests run at once: they wait most of the time.
-const parallel = "8"
+const parallel = "6"
 
 // cluster is made by TestMain.
 var cluster *kit.Cluster

@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -61,11 +60,10 @@ func TestProxyReachesTheTunnelAlone(t *testing.T) {
 				"kubernetes.default.svc:443",               //
 				bracketed(member.Spec.Addresses[0]) + ":9", // a port that nobody declared
 			} {
-				start := time.Now()
 				if r := through("http://" + host); r.Code == 0 {
 					t.Errorf("%s was reached: %s", host, r)
-				} else if took := time.Since(start); took > 5*time.Second { // -timeout is 10s
-					t.Errorf("%s was refused only after %s: %s", host, took, r)
+				} else if strings.Contains(r.String(), "deadline exceeded") {
+					t.Errorf("%s was not refused, but left without an answer: %s", host, r)
 				}
 			}
 		})
