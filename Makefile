@@ -60,4 +60,4 @@ clean: ## Remove dist/ (the cache of the test cluster stays, see test/cluster)
 	rm -rf dist
 
 help: ## Show this list
-	@grep -hE '^[a-z0-9]+:.*## ' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/\1\t\2/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 12
