@@ -143,9 +143,41 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint, offset int) error {
 	return err
 }
 
-// send sends packets that are longer than the path's MTU too: together they are refused, each by itself is fragmented. Those that had
-// left already are dropped as repetitions by the peer.
+// maxMessage is the most payload that one message of several packets may have: a longer one would be a frame of 65,536 bytes or
+// more, which no network device takes whole, and the kernel would cut it up packet by packet.
+const maxSegments = 64
+const maxMessage = 65536 - 1 - 14 - 40 - 8 // Ethernet, IPv6, UDP
+
+// send hands the packets to the socket by the message: each slice that it passes on becomes one.
 func (b *bind) send(bufs [][]byte, to *conn.StdNetEndpoint, offset int) error {
+	for len(bufs) > 0 {
+		n := message(bufs, offset)
+		if err := b.sendMessage(bufs[:n], to, offset); err != nil {
+			return err
+		}
+		bufs = bufs[n:]
+	}
+	return nil
+}
+
+// message is how many of the packets go into the next message: equal ones, the last may be shorter.
+func message(bufs [][]byte, offset int) int {
+	size := len(bufs[0]) - offset
+	most := min(len(bufs), maxSegments, max(1, maxMessage/max(1, size)))
+	for n := 1; n < most; n++ {
+		switch next := len(bufs[n]) - offset; {
+		case next > size:
+			return n
+		case next < size:
+			return n + 1
+		}
+	}
+	return most
+}
+
+// sendMessage sends packets that are longer than the path's MTU too: together they are refused, each by itself is fragmented.
+// Those that had left already are dropped as repetitions by the peer.
+func (b *bind) sendMessage(bufs [][]byte, to *conn.StdNetEndpoint, offset int) error {
 	err := b.Bind.Send(bufs, to, offset)
 	if len(bufs) == 1 || !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EMSGSIZE) {
 		return err

@@ -4,12 +4,13 @@ import "net/netip"
 
 // Sizes of the super-segments that gVisor's TCP hands to the link.
 //
-// The outer socket sends up to 64 equal datagrams of together at most 65,507 bytes in one system call (UDP GSO). So a
-// super-segment is made of exactly as many packets as fill one such message: one more, and each would cost two messages, the
-// second nearly empty. That alignment is worth a third of the whole CPU time.
+// The outer socket sends up to 64 equal datagrams in one message (UDP GSO). A super-segment is made of exactly as many packets
+// as fill one such message: one more, and each would cost two messages, the second nearly empty. The bound is not UDP's 65,507
+// bytes but that of the devices below: a frame of 65,536 bytes or more, with its Ethernet, IP and UDP headers, is taken apart in
+// software, packet by packet, before it leaves the sender.
 const (
 	maxUDPSegments = 64
-	maxUDPPayload  = 65507
+	maxUDPPayload  = 65536 - 1 - 14 - 40 - 8 // over IPv6, the lesser of both
 	wireOverhead   = 32 // WireGuard's header and authentication tag
 	wirePadding    = 16 // WireGuard pads plaintext to a multiple of this
 
