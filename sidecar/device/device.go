@@ -1,14 +1,8 @@
-// Package device is the seam between TenantWire and the userspace WireGuard engine. An Engine is the outside: wireguard-go with
-// its UDP socket, between peers and any tun.Device. Open joins it to a netstack.Stack, which makes the Netstack datapath; package
-// tun joins it to a kernel's TUN device.
+// Package device is the datapath that needs no privileges: a WireGuard engine (package wireguard) joined to a TCP/IP stack in this
+// process (package netstack).
 //
-// Flow: callers speak in typed deltas (UpdatePeers); package delta decides purely what such a delta changes; uapi.go writes
-// those changes, and nothing else, as the engine's configuration text. The Engine keeps a registry of its own of what is
-// configured, because wireguard-go forgets it: an endpoint that a peer has roamed to is not the one we gave, and must survive a
-// delta that repeats what we gave.
-//
-// Ownership: an Engine owns its tun.Device, wireguard-go's device and its UDP socket; Close ends them all. Keys are handed to
-// wireguard-go and kept in the registry; they are in no log and no error.
+// Ownership: a Device owns both. Close resets the connections first, while their resets can still leave, then ends the engine, so
+// that nobody waits for its socket, and then the stack.
 package device
 
 import (
@@ -21,6 +15,7 @@ import (
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/netstack"
+	"github.com/tenantwire/tenantwire/sidecar/wireguard"
 )
 
 // Options says how a Device is opened.
@@ -37,7 +32,7 @@ type Options struct {
 // Device is one userspace WireGuard interface on a netstack: the datapath that needs no privileges.
 type Device struct {
 	*netstack.Stack
-	*Engine
+	*wireguard.Engine
 	closing sync.Once
 }
 
@@ -45,10 +40,6 @@ var _ datapath.Datapath = (*Device)(nil)
 
 // goodbye is how long Close lets the resets of open connections leave.
 const goodbye = 200 * time.Millisecond
-
-// flight is how long Close waits after the engine has taken the last reset: it encrypts and sends on goroutines of its own, and a
-// closed engine drops what they hold without a word.
-const flight = 20 * time.Millisecond
 
 // Open brings a device up without peers.
 func Open(o Options) (*Device, error) {
@@ -61,10 +52,13 @@ func Open(o Options) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", err)
 	}
-	e, err := NewEngine(s.Device(), EngineOptions{PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Logger: o.Logger})
+	e, err := wireguard.Open(wireguard.Options{
+		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Logger: o.Logger, MTU: s.MTU, Deliver: s.Deliver,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("open device: %w", err)
+		return nil, fmt.Errorf("open device: %w", errors.Join(err, s.Close()))
 	}
+	s.Connect(e)
 	return &Device{Stack: s, Engine: e}, nil
 }
 
@@ -77,15 +71,17 @@ func (d *Device) Capabilities() datapath.Capabilities {
 }
 
 // Close resets every connection, so that the other ends learn of it, and ends the device. Closing twice is no error.
-func (d *Device) Close() error {
+func (d *Device) Close() (err error) {
 	d.closing.Do(func() {
 		d.Forget()
 		d.AbortAll(goodbye)
-		time.Sleep(flight)
-		_ = d.Engine.Close() // closes the Stack
+		err = errors.Join(d.Engine.Close(), d.Stack.Close())
 	})
-	return nil
+	return err
 }
 
 // Format names the device by its public key under every verb: inside are keys in unexported fields, which fmt would print.
-func (d *Device) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "netstack device %s", d.self) }
+func (d *Device) Format(f fmt.State, verb rune) {
+	_, _ = fmt.Fprint(f, "netstack device of ")
+	d.Engine.Format(f, verb)
+}

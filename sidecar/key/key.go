@@ -98,11 +98,7 @@ func (k Private) clamp() {
 
 // Public derives the public key.
 func (k Private) Public() Public {
-	p, err := ecdh.X25519().NewPrivateKey(k.bytes())
-	if err != nil {
-		panic("key: a 32-byte X25519 key was refused: " + err.Error()) // unreachable: the length is fixed
-	}
-	return Public(p.PublicKey().Bytes())
+	return Public(k.ECDH().PublicKey().Bytes())
 }
 
 // bytes are the key's, all zero for a zero key. Never change them.
@@ -125,6 +121,15 @@ func (k Private) Reveal() string { return base64.StdEncoding.EncodeToString(k.by
 // Hex returns the form WireGuard's configuration protocol takes. Never log it.
 func (k Private) Hex() string { return hex.EncodeToString(k.bytes()) }
 
+// ECDH is the key as crypto/ecdh computes with it. Never log it: it does not redact itself.
+func (k Private) ECDH() *ecdh.PrivateKey {
+	p, err := ecdh.X25519().NewPrivateKey(k.bytes())
+	if err != nil {
+		panic("key: a 32-byte X25519 key was refused: " + err.Error()) // unreachable: the length is fixed
+	}
+	return p
+}
+
 // IsZero says whether the key is unset.
 func (k Private) IsZero() bool { return [Size]byte(k.bytes()) == [Size]byte{} }
 
@@ -136,6 +141,9 @@ func (k Preshared) Hex() string { return hex.EncodeToString(k.bytes()) }
 
 // Reveal returns the base64 form for the few places that must hold it. Never log it.
 func (k Preshared) Reveal() string { return base64.StdEncoding.EncodeToString(k.bytes()) }
+
+// Array is the key itself, all zero if there is none. Never log it.
+func (k Preshared) Array() [Size]byte { return [Size]byte(k.bytes()) }
 
 // IsZero says whether there is no preshared key.
 func (k Preshared) IsZero() bool { return [Size]byte(k.bytes()) == [Size]byte{} }

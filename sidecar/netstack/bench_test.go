@@ -33,7 +33,7 @@ type open func() (from, to net.Conn)
 
 // benchStreams sends b.N chunks, spread over the streams.
 func benchStreams(b *testing.B, dial open, streams int) {
-	const chunk = 46 * 1340
+	const chunk = 45 * 1340
 	b.SetBytes(chunk)
 	done := make(chan error, streams)
 	type ends struct{ from, to net.Conn }

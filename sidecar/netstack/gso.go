@@ -1,19 +1,16 @@
 package netstack
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/tenantwire/tenantwire/sidecar/wireguard"
+)
 
 // Sizes of the super-segments that gVisor's TCP hands to the link.
 //
-// The outer socket sends up to 64 equal datagrams in one message (UDP GSO). A super-segment is made of exactly as many packets
-// as fill one such message: one more, and each would cost two messages, the second nearly empty. The bound is not UDP's 65,507
-// bytes but that of the devices below: a frame of 65,536 bytes or more, with its Ethernet, IP and UDP headers, is taken apart in
-// software, packet by packet, before it leaves the sender.
+// The engine sends up to 64 equal datagrams as one message, of a size that network devices take whole. So a super-segment is made
+// of exactly as many packets as fill one message: one more, and each would cost two messages, the second nearly empty.
 const (
-	maxUDPSegments = 64
-	maxUDPPayload  = 65536 - 1 - 14 - 40 - 8 // over IPv6, the lesser of both
-	wireOverhead   = 32 // WireGuard's header and authentication tag
-	wirePadding    = 16 // WireGuard pads plaintext to a multiple of this
-
 	ipv4Header = 20
 	ipv6Header = 40
 	tcpHeader  = 20
@@ -31,8 +28,7 @@ func segmentPayload(mtu, ipHeader int) int { return mtu - ipHeader - tcpHeader -
 // segmentsPerSuper is how many full packets make one super-segment.
 func segmentsPerSuper(mtu int) int {
 	packet := mtu - tcpOptionsReserved + tcpTimestamps
-	wire := min(mtu, (packet+wirePadding-1)/wirePadding*wirePadding) + wireOverhead
-	return max(1, min(maxUDPSegments, maxUDPPayload/wire))
+	return max(1, min(wireguard.MaxPackets, wireguard.MaxMessage/wireguard.WireSize(packet, mtu)))
 }
 
 // gsoMaxSize is what the link reports so that IPv4 super-segments come out aligned. gVisor asks for one number for both

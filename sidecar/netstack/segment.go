@@ -7,37 +7,16 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/tenantwire/tenantwire/sidecar/wireguard"
 )
 
-// slabWriter lays packets out in the engine's buffer, with the spacing that it needs around each to encrypt in place.
-type slabWriter struct {
-	slab    []byte
-	packets []tun.ReadPacket
-	pos     int // where the next packet begins
-	n       int
-	bytes   int
-}
-
-// next reserves a packet of the given size; nil if it does not fit.
-func (w *slabWriter) next(size int) []byte {
-	end := w.pos + size
-	if w.n == len(w.packets) || end+tun.ReadPacketSpacing > len(w.slab) {
-		return nil
-	}
-	w.packets[w.n] = tun.ReadPacket{Offset: w.pos, Size: size}
-	out := w.slab[w.pos:end:end]
-	w.n++
-	w.bytes += size
-	w.pos = end + tun.ReadPacketSpacing
-	return out
-}
-
-// cutter turns one packet of gVisor's into one or more packets on the wire, resuming where the engine's buffer was full.
+// cutter turns one packet of gVisor's into one or more packets on the wire, resuming where a batch was full.
 type cutter struct {
-	pkt  *stack.PacketBuffer // nil: nothing to cut
-	view *buffer.View        // where the payload goes on
-	off  int                 // and at which byte of it
-	left int                 // payload still to be cut
+	view *buffer.View // where the payload goes on
+	off  int          // and at which byte of it
+	left int          // payload still to be cut
+	done bool         // nothing is left, the headers of a segment without payload neither
 
 	segment bool // TCP whose checksum is ours to write; else the packet goes out as it is
 	mss     int  // payload of a full segment
@@ -48,8 +27,6 @@ type cutter struct {
 	scratch [ipv6Header + header.TCPHeaderMaximumSize]byte
 }
 
-func (c *cutter) active() bool { return c.pkt != nil }
-
 // segmentSize is the payload of a full segment: what TCP agreed on, or less if the MTU has shrunk since.
 func segmentSize(pkt *stack.PacketBuffer, hdr, mtu int) int {
 	room := max(1, mtu-hdr)
@@ -59,11 +36,11 @@ func segmentSize(pkt *stack.PacketBuffer, hdr, mtu int) int {
 	return room
 }
 
-// start takes over the reference to pkt.
+// start begins with pkt, which stays the caller's and must live until the last emit.
 func (c *cutter) start(pkt *stack.PacketBuffer, mtu int) {
 	net, trans := pkt.NetworkHeader().Slice(), pkt.TransportHeader().Slice()
 	hdr := len(net) + len(trans)
-	*c = cutter{pkt: pkt, left: pkt.Size()}
+	*c = cutter{left: pkt.Size()}
 	c.segment = pkt.GSOOptions.Type != stack.GSONone && len(trans) >= tcpHeader && len(net) >= ipv4Header && hdr <= len(c.scratch)
 	views, skip := pkt.AsViewList()
 	if c.segment {
@@ -83,36 +60,33 @@ func (c *cutter) start(pkt *stack.PacketBuffer, mtu int) {
 	c.off = skip
 }
 
-// emit writes packets until the payload is used up or the buffer is full. A packet that would not fit into an empty buffer is
-// dropped and reported.
-func (c *cutter) emit(w *slabWriter) (full, tooLong bool) {
-	for {
+// room is the size of everything that is left, headers included.
+func (c *cutter) room() int {
+	if !c.segment {
+		return c.left
+	}
+	return c.left + max(1, (c.left+c.mss-1)/c.mss)*len(c.hdr)
+}
+
+// emit writes packets until everything is written or the batch is full, and returns their size.
+func (c *cutter) emit(b *wireguard.Batch) (size int) {
+	for !c.done {
 		n := c.left
 		if c.segment {
 			n = min(n, c.mss)
 		}
-		out := w.next(len(c.hdr) + n)
+		out := b.Next(len(c.hdr) + n)
 		if out == nil {
-			if w.n > 0 {
-				return true, false
-			}
-			c.release()
-			return false, true
+			return size
 		}
+		size += len(out)
 		c.copyPayload(out[len(c.hdr):])
+		c.done = c.left == 0
 		if c.segment {
-			c.writeHeaders(out, c.left == 0)
-		}
-		if c.left == 0 {
-			c.release()
-			return false, false
+			c.writeHeaders(out, c.done)
 		}
 	}
-}
-
-func (c *cutter) release() {
-	c.pkt.DecRef()
-	c.pkt, c.view = nil, nil
+	return size
 }
 
 // copyPayload fills out with the next payload.

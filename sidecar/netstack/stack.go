@@ -1,13 +1,14 @@
 // Package netstack is a TCP/IP stack in this process behind a WireGuard engine: the inside of a tunnel for a pod that may not
-// create interfaces. A Stack is two things at once: a datapath.Network to those who dial and listen, and, through Device, the
-// tun.Device that the engine reads plaintext packets from and writes them to.
+// create interfaces. A Stack is two things at once: a datapath.Network to those who dial and listen, and what a WireGuard engine
+// delivers to (Deliver) and sends for (Connect).
 //
 // Outbound (tunnel entrance):
 //
-//  1. gVisor's TCP makes segments of up to 46 packets (see gso.go for why that many) and writes them to our link.
-//  2. The link queues them per flow (queue.go). The queue is bounded in bytes and blocks the writer: it never drops.
-//  3. The engine's reader takes up to 128 packets at once; segment.go copies them straight from gVisor's views into the
-//     engine's buffer, one copy, writing headers and checksums of each as it goes.
+//  1. gVisor's TCP makes segments of up to 45 packets (see gso.go for why that many) and writes them to our link.
+//  2. segment.go copies them straight from gVisor's views into one of the engine's batches, one copy, writing headers and
+//     checksums of each packet as it goes.
+//  3. The engine encrypts the batch and sends it before it returns. There is no queue: who writes waits while the outer socket is
+//     full, and so flows take turns.
 //
 // Inbound (tunnel exit):
 //
@@ -16,9 +17,8 @@
 //  3. gro.go joins neighbouring segments of one TCP stream, copies them into one buffer, and delivers it. Inner checksums are
 //     not looked at: Poly1305 has already vouched for every byte.
 //
-// Ownership: a packet buffer in the queue holds one reference, released after the engine has copied it. The engine's buffers
-// are never retained. Locks: the link's queue lock is a leaf; a writer that waits in the queue may hold a gVisor endpoint's
-// lock, which is why Close closes the queue before it touches any endpoint.
+// Ownership: the engine's buffers are never retained, and gVisor's not beyond WritePackets. Who waits for the outer socket may hold
+// a gVisor endpoint's lock, which is why the engine closes before the Stack does.
 //
 // Units: sizes are bytes, MTU is that of the inner interface.
 package netstack
@@ -30,7 +30,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/tailscale/wireguard-go/tun"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -144,8 +143,19 @@ func (s *Stack) configure(o Options) error {
 	return s.SetInterface(o.Interface)
 }
 
-// Device is the Stack as the engine sees it. Closing the device closes the Stack.
-func (s *Stack) Device() tun.Device { return device{s.link} }
+// Connect gives the Stack what it sends through; until then nothing leaves. It is called once.
+func (s *Stack) Connect(out Outside) { s.link.outside.Store(&out) }
+
+// Deliver takes a batch of inbound packets, each beginning at offset, and may be called concurrently. What a peer sent and is wrong
+// is dropped and counted. The buffers are the caller's again when it returns.
+func (s *Stack) Deliver(packets [][]byte, offset int) {
+	if !s.closed() {
+		s.link.deliver(packets, offset)
+	}
+}
+
+// MTU is the inner MTU.
+func (s *Stack) MTU() int { return int(s.link.mtu.Load()) }
 
 // SetInterface changes addresses and MTU. Connections on addresses that stay go on; those on addresses that go are reset.
 func (s *Stack) SetInterface(i datapath.Interface) error {
@@ -177,7 +187,7 @@ func (s *Stack) SetInterface(i datapath.Interface) error {
 		}
 	}
 	s.iface = datapath.Interface{Addresses: append(i.Addresses[:0:0], i.Addresses...), MTU: i.MTU}
-	s.link.setMTU(i.MTU)
+	s.link.SetMTU(uint32(i.MTU))
 	return nil
 }
 
@@ -195,25 +205,18 @@ func storeHandler[R any](to *atomic.Pointer[func(R)], h func(R)) {
 	to.Store(&h)
 }
 
-// AbortAll resets every connection and waits at most the given time for the resets to leave through the engine, so that
-// peers learn of it. Only a running engine drains the queue, hence the bound; what is lost on the way peers notice by
-// keepalive.
+// AbortAll resets every connection, so that peers learn of it. The resets have left through the engine when it returns, or the
+// given time has passed; what is lost on the way peers notice by keepalive.
 func (s *Stack) AbortAll(wait time.Duration) {
 	s.HandleTCP(nil)
 	s.HandleUDP(nil)
 	open := s.ip.RegisteredEndpoints()
-	if len(open) == 0 {
-		return
-	}
 	aborted := make(chan struct{})
 	go func() {
 		defer close(aborted)
 		for _, e := range open {
 			e.Abort()
 		}
-		s.link.q.waitEmpty(wait)
-		// The engine encrypts what it has read, and segments that were under way are answered with resets of their own.
-		time.Sleep(wait / 4)
 	}()
 	select {
 	case <-aborted:
@@ -221,7 +224,8 @@ func (s *Stack) AbortAll(wait time.Duration) {
 	}
 }
 
-// Close ends the Stack and every connection through it. It is what the device's Close does, and may be called again.
+// Close ends the Stack and every connection through it. Closing twice is no error. The engine must not be waiting for its socket any
+// more: who waits there holds an endpoint's lock that closing the endpoint needs.
 func (s *Stack) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()
@@ -229,13 +233,10 @@ func (s *Stack) Close() error {
 		s.mu.Unlock()
 		s.HandleTCP(nil)
 		s.HandleUDP(nil)
-		// The queue first: whoever waits in it holds an endpoint's lock that closing the endpoint needs.
-		s.link.q.close()
 		s.ip.Close()
 		s.ip.RemoveNIC(nicID)
 		s.udpFlows.closeAll()
 		s.ip.Wait()
-		close(s.link.events)
 	})
 	return nil
 }

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,14 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tailscale/wireguard-go/tun"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/wireguard"
 )
-
-const slabSize = 2 * 65535 // the engine's
 
 // newStack makes stack i at 10.9.0.i and fd09::i.
 func newStack(t testing.TB, i byte, mtu int) *Stack {
@@ -34,24 +33,26 @@ func newStack(t testing.TB, i byte, mtu int) *Stack {
 func v4(i byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 0, i}) }
 func v6(i byte) netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfd, 1: 9, 15: i}) }
 
-// carry copies what leaves one stack into the other until it closes, as an engine would, and shows each packet to see.
-func carry(from, to *Stack, see func([]byte)) {
-	slab, packets := make([]byte, slabSize), make([]tun.ReadPacket, batch)
-	bufs := make([][]byte, 0, batch)
-	for {
-		n, err := from.Device().Read(slab, packets)
-		if err != nil {
-			return
+// wire is an engine that delivers what one stack sends to another as it is, and shows each packet to see.
+type wire struct {
+	mtu int
+	to  *Stack // nil: nowhere
+	see func([]byte)
+}
+
+func (w *wire) NewBatch(size int) *wireguard.Batch { return wireguard.NewBatch(size, w.mtu) }
+
+func (w *wire) Send(_ netip.Addr, b *wireguard.Batch) {
+	defer b.Free()
+	packets := make([][]byte, b.Len())
+	for i := range packets {
+		packets[i] = b.Packet(i)
+		if w.see != nil {
+			w.see(packets[i])
 		}
-		bufs = bufs[:0]
-		for _, p := range packets[:n] {
-			b := slab[p.Offset : p.Offset+p.Size]
-			if see != nil {
-				see(b)
-			}
-			bufs = append(bufs, b)
-		}
-		_, _ = to.Device().Write(bufs, 0)
+	}
+	if w.to != nil {
+		w.to.Deliver(packets, 0)
 	}
 }
 
@@ -59,8 +60,8 @@ func carry(from, to *Stack, see func([]byte)) {
 func wired(t testing.TB, mtu int, see func([]byte)) (a, b *Stack) {
 	t.Helper()
 	a, b = newStack(t, 1, mtu), newStack(t, 2, mtu)
-	go carry(a, b, see)
-	go carry(b, a, see)
+	a.Connect(&wire{mtu, b, see})
+	b.Connect(&wire{mtu, a, see})
 	return a, b
 }
 
@@ -152,15 +153,10 @@ func TestPacketsOnTheWire(t *testing.T) {
 // TestPing sends echo requests and reads the answers off the wire.
 func TestPing(t *testing.T) {
 	s := newStack(t, 1, 1420)
-	slab, packets := make([]byte, slabSize), make([]tun.ReadPacket, batch)
+	got := make(chan []byte, 1)
+	s.Connect(&wire{mtu: 1420, see: func(p []byte) { got <- bytes.Clone(p) }})
 	for _, request := range [][]byte{echo4(v4(9), v4(1)), echo6(v6(9), v6(1))} {
-		_, _ = s.Device().Write([][]byte{request}, 0)
-		got := make(chan []byte, 1)
-		go func() {
-			if n, err := s.Device().Read(slab, packets); err == nil && n == 1 {
-				got <- slab[packets[0].Offset : packets[0].Offset+packets[0].Size]
-			}
-		}()
+		s.Deliver([][]byte{request}, 0)
 		select {
 		case reply := <-got:
 			if l := len(reply); l != len(request) || string(reply[l-4:]) != "ping" {
@@ -213,7 +209,7 @@ func TestForeignDestinations(t *testing.T) {
 		if to.Is4() {
 			b = echo4(v4(9), to)
 		}
-		_, _ = s.Device().Write([][]byte{b}, 0)
+		s.Deliver([][]byte{b}, 0)
 		if now := s.Stats(); now.DropDestination != before.DropDestination+1 || now.RxPackets != before.RxPackets {
 			t.Errorf("%s: %+v", dst, now)
 		}
@@ -225,7 +221,7 @@ func TestForeignDestinations(t *testing.T) {
 		if from.Is4() {
 			b = echo4(from, v4(1))
 		}
-		_, _ = s.Device().Write([][]byte{b}, 0)
+		s.Deliver([][]byte{b}, 0)
 		if n := s.Stats().DropSource; n != before+1 {
 			t.Errorf("source %s was delivered", src)
 		}
@@ -275,12 +271,11 @@ func FuzzWrite(f *testing.F) {
 	s := newStack(f, 1, 1420)
 	s.HandleTCP(func(q datapath.TCPRequest) { q.Refuse() })
 	s.HandleUDP(func(q datapath.UDPRequest) { q.Refuse() })
-	sink := newStack(f, 9, 1420)
-	go carry(s, sink, func(b []byte) {
+	s.Connect(&wire{mtu: 1420, see: func(b []byte) {
 		if err := checkPacket(b, 1420); err != nil {
 			panic(err)
 		}
-	})
+	}})
 	f.Add([]byte{}, []byte{})
 	f.Add(echo4(v4(9), v4(1)), echo6(v6(9), v6(1)))
 	for _, flags := range []byte{0x02, 0x10, 0x18, 0x11, 0x04, 0x29} {
@@ -297,6 +292,6 @@ func FuzzWrite(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, x, y []byte) {
 		// The engine's buffers are written to, so it gets copies.
 		clone := func(b []byte) []byte { return append([]byte(nil), b...) }
-		_, _ = s.Device().Write([][]byte{clone(x), clone(y), clone(x)}, 0)
+		s.Deliver([][]byte{clone(x), clone(y), clone(x)}, 0)
 	})
 }

@@ -1,13 +1,13 @@
 //go:build linux
 
-// Package tun is the TUN datapath: the userspace engine of package device on a TUN device, with the kernel's TCP/IP inside and the
+// Package tun is the TUN datapath: the userspace engine of package wireguard on a TUN device, with the kernel's TCP/IP inside and the
 // addresses, routes, policy and sockets of package oslink. It needs /dev/net/tun and CAP_NET_ADMIN over the network namespace.
 //
-//	socket -> route -> TUN device (64 KiB super-packets, checksums left to us) -> wireguard-go: split, encrypt -> UDP (GSO)
-//	UDP (GRO) -> wireguard-go: decrypt, join -> TUN device (super-packets) -> guard, doors, input -> socket
+//	socket -> route -> TUN device (super-packets, checksums left to us) -> pump: split -> engine: encrypt -> UDP (GSO)
+//	UDP (GRO) -> engine: decrypt -> join -> TUN device (super-packets) -> guard, doors, input -> socket
 //
-// Ownership: a Device owns engine and Link; the engine owns the TUN device, which is gone from the system when it closes, or when the
-// process dies. Close ends connections first, while their resets can still leave.
+// Ownership: a Device owns engine, Link and TUN device, which is gone from the system when it closes, or when the process dies. Close
+// ends connections first, while their resets can still leave.
 package tun
 
 import (
@@ -16,15 +16,16 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	wgtun "github.com/tailscale/wireguard-go/tun"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/delta"
-	"github.com/tenantwire/tenantwire/sidecar/device"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/oslink"
+	"github.com/tenantwire/tenantwire/sidecar/wireguard"
 )
 
 // Options says how a Device is opened.
@@ -39,7 +40,10 @@ type Options struct {
 // Device is one WireGuard interface on a TUN device.
 type Device struct {
 	*oslink.Link
-	*device.Engine
+	*wireguard.Engine
+	tun     wgtun.Device
+	mtu     atomic.Int64
+	pumping sync.WaitGroup
 	closing sync.Once
 	closed  error
 }
@@ -71,20 +75,32 @@ func open(o Options) (*Device, error) {
 		_ = t.Close()
 		return nil, err
 	}
-	engine, err := device.NewEngine(steady(t), device.EngineOptions{
+	d := &Device{Link: link, tun: t}
+	d.mtu.Store(int64(o.Interface.MTU))
+	d.Engine, err = wireguard.Open(wireguard.Options{
 		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Mark: oslink.Mark, Logger: o.Logger,
+		MTU: func() int { return int(d.mtu.Load()) }, Deliver: d.deliver,
 		Follow: func(next delta.Registry) error { return link.SetRoutes(next.Routes()) },
 	})
 	if err != nil {
-		_ = link.Close()
-		return nil, err
+		return nil, errors.Join(err, link.Close(), t.Close())
 	}
-	d := &Device{Link: link, Engine: engine}
+	d.pumping.Go(d.pump)
+	d.pumping.Go(d.ignoreEvents)
 	if err := d.SetInterface(o.Interface); err != nil {
 		_ = d.Close()
 		return nil, err
 	}
 	return d, nil
+}
+
+// SetInterface changes addresses and MTU; see datapath.Datapath.
+func (d *Device) SetInterface(i datapath.Interface) error {
+	if err := d.Link.SetInterface(i); err != nil {
+		return err
+	}
+	d.mtu.Store(int64(i.MTU))
+	return nil
 }
 
 // create makes the TUN device, down and without addresses.
@@ -126,7 +142,8 @@ func (d *Device) Capabilities() datapath.Capabilities { return datapath.Capabili
 func (d *Device) Close() error {
 	d.closing.Do(func() {
 		d.Forget()
-		d.closed = errors.Join(d.Link.Close(), d.Engine.Close())
+		d.closed = errors.Join(d.Link.Close(), d.tun.Close(), d.Engine.Close())
+		d.pumping.Wait()
 	})
 	return d.closed
 }

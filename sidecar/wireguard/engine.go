@@ -1,0 +1,316 @@
+package wireguard
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/ecdh"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tailscale/wireguard-go/ratelimiter"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/delta"
+	"github.com/tenantwire/tenantwire/sidecar/key"
+)
+
+var (
+	errUnknownPeer = errors.New("unknown peer")
+	errReplayed    = errors.New("not newer than what came before")
+	errTooSoon     = errors.New("too many")
+	errWrongMAC    = errors.New("not meant for this key")
+)
+
+// Options says how an Engine is opened.
+type Options struct {
+	PrivateKey key.Private
+	ListenPort uint16       // outer UDP port; zero takes a free one
+	Mark       uint32       // of outer packets, for policy routing; zero: none
+	Logger     *slog.Logger // nil discards
+	// MTU is the inner MTU, up to which packets are padded; it may change.
+	MTU func() int
+	// Deliver takes packets of one peer that are authentic and from an address that the peer may have, each beginning at the
+	// offset. It may be called by several goroutines at once, and must have done with the buffers when it returns.
+	Deliver func(packets [][]byte, offset int)
+	// Follow is told of every change of peers, as they are to be, before it is made: after an error nothing has changed. It is
+	// how routes follow AllowedIPs.
+	Follow func(next delta.Registry) error
+}
+
+// Engine is the outside of one userspace WireGuard interface. All methods are safe for concurrent use.
+type Engine struct {
+	self    key.Public
+	static  *ecdh.PrivateKey
+	log     *slog.Logger
+	mtu     func() int
+	deliver func([][]byte, int)
+	follow  func(delta.Registry) error
+	began   time.Time
+	port    uint16
+	sockets sockets
+	checker checker
+	index   index
+	letters chan *letter
+	loaded  atomic.Int64 // instant until which cookies are asked for
+	limiter func() *ratelimiter.Ratelimiter
+	count   Counters
+
+	mu     sync.RWMutex // guards what follows
+	peers  map[key.Public]*peer
+	routes routes
+
+	changes  sync.Mutex // one change of configuration at a time
+	registry delta.Registry
+	closed   bool
+	readers  sync.WaitGroup
+	workers  sync.WaitGroup
+}
+
+// Counters count what was dropped, and why.
+type Counters struct {
+	noPeer            atomic.Uint64 // to send: nobody may have the destination
+	sendErrors        atomic.Uint64 // messages that the system refused
+	malformed         atomic.Uint64 // neither a WireGuard message nor, once decrypted, an IP packet
+	noSession         atomic.Uint64 // of no session, or of one that has expired
+	unauthentic       atomic.Uint64
+	replayed          atomic.Uint64
+	source            atomic.Uint64 // from an inner address that the peer may not have
+	handshakesRefused atomic.Uint64
+	handshakesLost    atomic.Uint64 // more than could be looked at
+}
+
+// Open brings an engine up without peers.
+func Open(o Options) (*Engine, error) {
+	if o.PrivateKey.IsZero() {
+		return nil, errors.New("no private key")
+	}
+	e := &Engine{
+		self: o.PrivateKey.Public(), static: o.PrivateKey.ECDH(),
+		log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), mtu: o.MTU, deliver: o.Deliver, follow: o.Follow,
+		began: time.Now(), checker: checker{keys: newMACKeys(o.PrivateKey.Public())},
+		index: index{entries: make(map[uint32]entry)}, letters: make(chan *letter, 1024),
+		peers: make(map[key.Public]*peer), registry: make(delta.Registry),
+	}
+	e.limiter = sync.OnceValue(func() *ratelimiter.Ratelimiter {
+		r := new(ratelimiter.Ratelimiter)
+		r.Init()
+		return r
+	})
+	if err := e.sockets.open(o.ListenPort, o.Mark); err != nil {
+		return nil, fmt.Errorf("listen on UDP port %d: %w", o.ListenPort, err)
+	}
+	e.port = e.sockets.port
+	for _, s := range e.sockets.all() {
+		e.readers.Go(func() { e.read(s) })
+	}
+	n := min(4, runtime.GOMAXPROCS(0))
+	e.workers.Add(n)
+	for range n {
+		go e.work()
+	}
+	return e, nil
+}
+
+// now is the engine's clock.
+func (e *Engine) now() instant { return instant(time.Since(e.began)) + 1 }
+
+// ListenPort is the outer UDP port in use.
+func (e *Engine) ListenPort() uint16 { return e.port }
+
+// route finds the peer that may have an inner address, or nil.
+func (e *Engine) route(a netip.Addr) *peer {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.routes.lookup(a)
+}
+
+func (e *Engine) peer(k key.Public) *peer {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.peers[k]
+}
+
+// read reads one socket until it is closed.
+func (e *Engine) read(s *socket) {
+	r := receiver{engine: e, plain: make([][]byte, 0, MaxPackets)}
+	in := s.newInbox()
+	for {
+		messages, err := in.read()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// Such as an ICMP error for what we sent: the socket goes on.
+			e.log.Debug("read UDP socket", "error", err)
+			continue
+		}
+		for i := range messages {
+			r.take(&messages[i])
+		}
+	}
+}
+
+// sendBatch sends encrypted packets by the message.
+func (e *Engine) sendBatch(to *endpoint, packets [][]byte) error {
+	s := e.sockets.of(to.to.Addr())
+	if s == nil {
+		return errNoFamily
+	}
+	for len(packets) > 0 {
+		n := messageLength(packets)
+		if err := s.send(to, packets[:n]); err != nil {
+			return err
+		}
+		packets = packets[n:]
+	}
+	return nil
+}
+
+// sendTo sends a handshake message.
+func (e *Engine) sendTo(to *endpoint, msg []byte) {
+	if err := e.sendBatch(to, [][]byte{msg}); err != nil {
+		e.count.sendErrors.Add(1)
+		e.log.Debug("handshake message not sent", "to", to.to.String(), "error", err)
+	}
+}
+
+func (e *Engine) sendFailed(p *peer, err error) {
+	e.count.sendErrors.Add(1)
+	e.log.Debug("packets not sent", "peer", p.key.String(), "error", err)
+}
+
+// UpdatePeers applies one delta, all of it or nothing. Peers that it does not change are not touched, even where it names
+// them.
+func (e *Engine) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error {
+	e.changes.Lock()
+	defer e.changes.Unlock()
+	if e.closed {
+		return fmt.Errorf("update peers: %w", net.ErrClosed)
+	}
+	change, err := delta.Plan(e.self, e.registry, upsert, remove)
+	if err != nil {
+		return fmt.Errorf("update peers: %w", err)
+	}
+	if len(change.Changes) == 0 {
+		return nil
+	}
+	next := maps.Clone(e.registry)
+	next.Commit(change)
+	if e.follow != nil {
+		if err := e.follow(next); err != nil {
+			return fmt.Errorf("update peers: %w", err)
+		}
+	}
+	for _, c := range change.Changes {
+		e.change(c, e.registry[c.PublicKey])
+	}
+	e.registry = next
+	return nil
+}
+
+// change makes one planned change of a peer that was configured as was; it cannot fail.
+func (e *Engine) change(c delta.Change, was datapath.Peer) {
+	e.mu.Lock()
+	p := e.peers[c.PublicKey]
+	if c.New {
+		p = newPeer(e, c.PublicKey)
+		e.peers[c.PublicKey] = p
+	}
+	if c.Remove || c.ReplaceAllowedIPs {
+		for _, ip := range was.AllowedIPs {
+			e.routes.unset(ip, p)
+		}
+	}
+	for _, ip := range c.AllowedIPs {
+		e.routes.set(ip, p)
+	}
+	if c.Remove {
+		delete(e.peers, c.PublicKey)
+	}
+	e.mu.Unlock()
+	if c.Remove {
+		p.remove()
+		return
+	}
+	p.configure(c)
+}
+
+// configure takes what a change says of the peer itself.
+func (p *peer) configure(c delta.Change) {
+	if c.PresharedKey != nil {
+		p.mu.Lock()
+		p.preshared = c.PresharedKey.Array()
+		p.mu.Unlock()
+	}
+	if c.Endpoint.IsValid() {
+		p.at.Store(&endpoint{to: c.Endpoint})
+	}
+	if c.Keepalive != nil {
+		p.keepalive.Store(int64(time.Duration(*c.Keepalive) * time.Second))
+		if *c.Keepalive > 0 && p.at.Load() != nil {
+			p.sendKeepalive() // opens the way now, not after the first interval
+		}
+	}
+}
+
+// Peers lists the peers with their counters, sorted by key.
+func (e *Engine) Peers() ([]datapath.PeerStats, error) {
+	e.changes.Lock()
+	defer e.changes.Unlock()
+	out := make([]datapath.PeerStats, 0, len(e.registry))
+	for k, c := range e.registry {
+		p := e.peer(k)
+		if p == nil {
+			continue // closed
+		}
+		st := datapath.PeerStats{
+			PublicKey: k, AllowedIPs: slices.Clone(c.AllowedIPs), Endpoint: p.addrPort(), RxBytes: p.rx.Load(), TxBytes: p.tx.Load(),
+		}
+		if n := p.shaken.Load(); n != 0 {
+			st.LastHandshake = time.Unix(0, n)
+		}
+		out = append(out, st)
+	}
+	slices.SortFunc(out, func(a, b datapath.PeerStats) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })
+	return out, nil
+}
+
+// Forget makes every later change fail as one of a closed engine; what runs goes on until Close.
+func (e *Engine) Forget() {
+	e.changes.Lock()
+	defer e.changes.Unlock()
+	e.closed = true
+}
+
+// Close ends the engine. Closing twice is no error.
+func (e *Engine) Close() error {
+	e.Forget()
+	if !e.sockets.close() {
+		return nil
+	}
+	e.readers.Wait()
+	close(e.letters)
+	e.workers.Wait()
+	e.mu.Lock()
+	peers := slices.Collect(maps.Values(e.peers))
+	clear(e.peers)
+	e.routes = routes{}
+	e.mu.Unlock()
+	for _, p := range peers {
+		p.remove()
+	}
+	e.limiter().Close()
+	return nil
+}
+
+// Format names the engine by its public key under every verb: inside are keys in unexported fields, which fmt would print.
+func (e *Engine) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "engine %s", e.self) }

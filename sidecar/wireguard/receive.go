@@ -1,0 +1,143 @@
+package wireguard
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// message is what one read brought: datagrams of equal size from one sender, the last may be shorter.
+type message struct {
+	data []byte
+	each int // size of a datagram; zero: all of data is one
+	from *endpoint
+}
+
+// cut takes the next datagram off.
+func (m *message) cut() []byte {
+	n := len(m.data)
+	if m.each > 0 {
+		n = min(n, m.each)
+	}
+	d := m.data[:n:n]
+	m.data = m.data[n:]
+	return d
+}
+
+// receiver is what one reading goroutine works with.
+type receiver struct {
+	engine *Engine
+	plain  [][]byte // of the run, from where the header was
+
+	session *session // of the run
+	now     instant
+	size    int // bytes on the wire
+	valid   int // packets that authenticated, keepalives included
+
+	src   netip.Addr // that was looked up last
+	owner *peer
+}
+
+// take works through a message.
+func (r *receiver) take(m *message) {
+	r.now = r.engine.now()
+	for first := true; first || len(m.data) > 0; first = false {
+		d := m.cut()
+		kind := messageType(d)
+		if kind == typeTransport && len(d) >= Overhead {
+			r.transport(d, m.from)
+			continue
+		}
+		if want := handshakeSize(kind); want == 0 || len(d) != want {
+			r.engine.count.malformed.Add(1)
+			continue
+		}
+		r.flush(m.from)
+		r.engine.post(d, m.from)
+	}
+	r.flush(m.from)
+}
+
+func (r *receiver) transport(d []byte, from *endpoint) {
+	receiver := binary.LittleEndian.Uint32(d[transReceiver:])
+	if r.session == nil || r.session.local != receiver {
+		r.flush(from)
+		s := r.engine.index.lookup(receiver).session
+		if s == nil || r.now.sub(s.created) >= rejectAfter {
+			r.engine.count.noSession.Add(1)
+			return
+		}
+		r.session = s
+	}
+	plain, counter := r.session.open(d)
+	if plain == nil {
+		r.engine.count.unauthentic.Add(1)
+		return
+	}
+	r.session.mu.Lock()
+	fresh := r.session.seen.ValidateCounter(counter, rejectAfterMessages)
+	r.session.mu.Unlock()
+	if !fresh {
+		r.engine.count.replayed.Add(1)
+		return
+	}
+	r.valid++
+	r.size += len(d)
+	if len(plain) == 0 {
+		return // a keepalive
+	}
+	n, src := packetSource(plain)
+	if n == 0 {
+		r.engine.count.malformed.Add(1)
+		return
+	}
+	if src != r.src || r.owner == nil {
+		r.src, r.owner = src, r.engine.route(src)
+	}
+	if r.owner != r.session.peer {
+		r.engine.count.source.Add(1)
+		return
+	}
+	r.plain = append(r.plain, d[:HeaderSize+n])
+}
+
+// flush ends the run: it tells the peer and delivers the packets.
+func (r *receiver) flush(from *endpoint) {
+	s := r.session
+	r.session, r.owner = nil, nil // what they say may change from message to message
+	if s == nil || r.valid == 0 {
+		return
+	}
+	p := s.peer
+	p.rx.Add(uint64(r.size))
+	p.move(from)
+	p.received(r.now, len(r.plain) > 0)
+	if p.next.Load() == s {
+		p.confirm(s)
+	}
+	// Section 6.2: who began a session renews it in time even if it only listens.
+	if s.initiator && s == p.current.Load() && r.now.sub(s.created) > rejectAfter-keepaliveAfter-retryAfter {
+		p.start(r.now)
+	}
+	if len(r.plain) > 0 {
+		r.engine.deliver(r.plain, HeaderSize)
+	}
+	clear(r.plain)
+	r.plain, r.size, r.valid = r.plain[:0], 0, 0
+}
+
+// packetSource returns the length and source of an IP packet that may be followed by padding; zero if it is none.
+func packetSource(b []byte) (size int, src netip.Addr) {
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4:
+		size, src = int(binary.BigEndian.Uint16(b[2:])), netip.AddrFrom4([4]byte(b[12:16]))
+		if size < 20 {
+			return 0, src
+		}
+	case len(b) >= 40 && b[0]>>4 == 6:
+		size, src = int(binary.BigEndian.Uint16(b[4:]))+40, netip.AddrFrom16([16]byte(b[8:24]))
+	}
+	if size > len(b) {
+		return 0, src
+	}
+	return size, src
+}

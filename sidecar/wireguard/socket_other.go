@@ -1,0 +1,45 @@
+//go:build !linux
+
+package wireguard
+
+import (
+	"net"
+	"net/netip"
+	"syscall"
+)
+
+// socket is one address family's UDP socket, by the standard library's means: datagram by datagram.
+type socket struct{ conn *net.UDPConn }
+
+func prepare(string, syscall.RawConn, uint32) error { return nil }
+
+func newSocket(conn *net.UDPConn, _ bool) (*socket, error) { return &socket{conn}, nil }
+
+func (s *socket) send(to *endpoint, packets [][]byte) error {
+	for _, p := range packets {
+		if _, err := s.conn.WriteToUDPAddrPort(p, to.to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inbox reads a socket, on one goroutine.
+type inbox struct {
+	s    *socket
+	room [64 << 10]byte
+	out  [1]message
+}
+
+func (s *socket) newInbox() *inbox { return &inbox{s: s} }
+
+// read waits for a message. It is valid until the next read.
+func (in *inbox) read() ([]message, error) {
+	n, from, err := in.s.conn.ReadFromUDPAddrPort(in.room[:])
+	if err != nil {
+		return nil, err
+	}
+	to := netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	in.out[0] = message{data: in.room[:n], from: &endpoint{to: to}}
+	return in.out[:], nil
+}
