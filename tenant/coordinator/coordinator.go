@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -89,16 +90,26 @@ type Server struct {
 	Options
 	hub     *hub
 	reviews chan struct{} // bounds token reviews under way, so that strangers cannot flood the API server
+	listens atomic.Bool
+	ending  chan struct{} // closed when members should go to another replica
 }
 
 // New makes a Server that Start runs.
 func New(o Options) *Server {
 	o.setDefaults()
-	return &Server{Options: o, hub: newHub(o), reviews: make(chan struct{}, 64)}
+	return &Server{Options: o, hub: newHub(o), reviews: make(chan struct{}, 64), ending: make(chan struct{})}
 }
 
 // NeedLeaderElection says that every replica serves.
 func (s *Server) NeedLeaderElection() bool { return false }
+
+// Check is a readiness check: it fails until members are served, which the manager starts with once its caches are synced.
+func (s *Server) Check(*http.Request) error {
+	if !s.listens.Load() {
+		return errors.New("the coordinator does not listen yet")
+	}
+	return nil
+}
 
 // Changed marks every watched tunnel of a namespace for planning; call it on any event of an object that plans are made from.
 func (s *Server) Changed(namespace string) { s.hub.changed(namespace) }
@@ -112,7 +123,8 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// Start serves until ctx ends; streams end with it, and members move to another replica.
+// Start serves until ctx ends; streams end with it, and members move to another replica. Requests under way are
+// answered.
 func (s *Server) Start(ctx context.Context) error {
 	t := s.TLS.Clone()
 	t.MinVersion = tls.VersionTLS13
@@ -123,18 +135,18 @@ func (s *Server) Start(ctx context.Context) error {
 	srv := &http.Server{
 		Handler: s.Handler(), TLSConfig: t,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    nil,
 	}
 	go s.hub.run(ctx)
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeTLS(l, "", "") }()
+	s.listens.Store(true)
 	s.Log.Info("coordinator serves members", "address", l.Addr().String())
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve members: %w", err)
 	case <-ctx.Done():
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		close(s.ending)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer cancel()
 		return srv.Shutdown(grace)
 	}

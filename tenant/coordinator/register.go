@@ -178,6 +178,8 @@ func (s *Server) awaitMember(ctx context.Context, id Identity, proven func(Membe
 		select {
 		case <-ctx.Done():
 			return Member{}, ctx.Err()
+		case <-s.ending:
+			return Member{}, later("pod %s is not a member of a tunnel yet, and this replica ends", id.Pod)
 		case <-time.After(10 * time.Millisecond): // a cache look-up
 		}
 	}

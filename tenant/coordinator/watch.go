@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -53,7 +54,7 @@ type stream struct {
 	revision string      // of config; empty: nothing was sent
 }
 
-// run sends until ctx ends, the member goes away, or there is nothing left to say. known is the revision the member says it has.
+// run sends until ctx or this replica ends, the member goes away, or there is nothing left to say. known is the revision the member says it has.
 // Plans from before since do not count.
 func (st *stream) run(ctx context.Context, since time.Time, known string) error {
 	beat := time.NewTicker(st.server.Heartbeat)
@@ -72,6 +73,8 @@ func (st *stream) run(ctx context.Context, since time.Time, known string) error 
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-st.server.ending:
+			return errors.New("this replica ends")
 		case <-changed:
 		case <-beat.C:
 			if st.revision == "" {
