@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -156,6 +157,19 @@ func TestDeploymentAgreesWithCode(t *testing.T) {
 	}
 	if ports["webhook"] != int32(o.WebhookPort) || ports["coordinator"] != int32(o.CoordinatorPort) || c.VolumeMounts[0].MountPath != o.CertDir { //nolint:gosec // small
 		t.Errorf("ports %v and %s differ from the operator's defaults", ports, c.VolumeMounts[0].MountPath)
+	}
+}
+
+// The kubelet must not kill a replica that is still on its orderly way out.
+func TestGracePeriodIsLongEnough(t *testing.T) {
+	d := decode[appsv1.Deployment](t, documents(t, "install.yaml"), "Deployment/tenantwire-operator")
+	o := operator.DefaultOptions()
+	got := time.Duration(*d.Spec.Template.Spec.TerminationGracePeriodSeconds) * time.Second
+	if least := o.ShutdownDelay + operator.ShutdownTimeout + 5*time.Second; got < least {
+		t.Errorf("terminationGracePeriodSeconds is %s, want at least %s", got, least)
+	}
+	if arg := "--shutdown-delay=" + o.ShutdownDelay.String(); !slices.Contains(d.Spec.Template.Spec.Containers[0].Args, arg) {
+		t.Errorf("the Deployment has no argument %s", arg)
 	}
 }
 

@@ -40,6 +40,7 @@ type Options struct {
 	CertSource      string // webhook.CertRotated or webhook.CertExternal
 	CertDir         string
 	LeaderElect     bool
+	ShutdownDelay   time.Duration // how long a replica serves on after it was told to end; the pod's grace period is longer
 	Log             logr.Logger
 }
 
@@ -48,10 +49,15 @@ func DefaultOptions() Options {
 	return Options{
 		ClusterDomain: "cluster.local", WebhookPort: 9443, CoordinatorPort: 9444, MetricsAddress: ":8080", HealthAddress: ":8081",
 		CertSource: string(webhook.CertRotated), CertDir: "/run/tenantwire/certs", LeaderElect: true,
+		// The slowest on the way from a pod's deletion to the last node's rules, and some more.
+		ShutdownDelay: 10 * time.Second,
 	}
 }
 
-// Run runs the operator until ctx ends.
+// ShutdownTimeout bounds how long everything may take to end once the replica has stopped serving.
+const ShutdownTimeout = 10 * time.Second
+
+// Run runs the operator until o.ShutdownDelay after ctx ends.
 func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if o.Namespace == "" {
 		return errors.New("--namespace: empty; set it or POD_NAMESPACE to the operator's own namespace")
@@ -64,7 +70,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err := awaitCluster(ctx, cfg, o); err != nil {
 		return err
 	}
-	mgr, err := newManager(cfg, o, certs)
+	mgr, err := newManager(cfg, o, certs, ctx.Done())
 	if err != nil {
 		return err
 	}
@@ -77,10 +83,13 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err := controller.Setup(mgr, controller.Options{CABundle: certs.CABundle, CAChanged: certs.Changed()}); err != nil {
 		return err
 	}
-	if err := addCoordinator(mgr, o, certs); err != nil {
+	members, err := addCoordinator(mgr, o, certs)
+	if err != nil {
 		return err
 	}
-	for name, check := range map[string]healthz.Checker{"certificate": certs.Check, "webhook": mgr.GetWebhookServer().StartedChecker()} {
+	for name, check := range map[string]healthz.Checker{
+		"certificate": certs.Check, "webhook": mgr.GetWebhookServer().StartedChecker(), "coordinator": members.Check,
+	} {
 		if err := mgr.AddReadyzCheck(name, check); err != nil {
 			return fmt.Errorf("add readiness check %s: %w", name, err)
 		}
@@ -88,10 +97,12 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("add health check: %w", err)
 	}
-	return mgr.Start(ctx)
+	serving, end := serveOn(ctx, o)
+	defer end()
+	return mgr.Start(serving)
 }
 
-func newManager(cfg *rest.Config, o Options, certs *webhook.Certificates) (manager.Manager, error) {
+func newManager(cfg *rest.Config, o Options, certs *webhook.Certificates, ending <-chan struct{}) (manager.Manager, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
@@ -101,14 +112,14 @@ func newManager(cfg *rest.Config, o Options, certs *webhook.Certificates) (manag
 	// The webhook and the coordinator answer people who wait; the default of 20 requests a second is for controllers.
 	cfg = rest.CopyConfig(cfg)
 	cfg.QPS, cfg.Burst = 200, 400
-	shutdown := 10 * time.Second
+	shutdown := ShutdownTimeout
 	// A leader that cannot renew its lease ends, and its webhook and coordinator with it: it should outlast an API server's restart.
 	lease, renew, retry := 30*time.Second, 20*time.Second, 3*time.Second
 	mgr, err := ctrl.NewManager(cfg, manager.Options{
 		Scheme:                        scheme,
 		Cache:                         controller.CacheOptions(o.Namespace),
 		Logger:                        o.Log,
-		WebhookServer:                 webhook.NewServer(certs, "", o.WebhookPort),
+		WebhookServer:                 webhook.NewServer(certs, "", o.WebhookPort, ending),
 		Metrics:                       metricsserver.Options{BindAddress: o.MetricsAddress},
 		HealthProbeBindAddress:        o.HealthAddress,
 		LeaderElection:                o.LeaderElect,
@@ -134,19 +145,19 @@ func (o Options) injector() injector.Config {
 }
 
 // addCoordinator runs the coordinator on every replica.
-func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates) error {
+func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates) (*coordinator.Server, error) {
 	t := &tls.Config{NextProtos: []string{"h2", "http/1.1"}} //nolint:gosec // certs.TLS raises the minimum version to 1.3
 	certs.TLS(t)
 	m := coordinator.NewMetrics()
 	if err := m.Register(metrics.Registry); err != nil {
-		return fmt.Errorf("register the coordinator's metrics: %w", err)
+		return nil, fmt.Errorf("register the coordinator's metrics: %w", err)
 	}
 	s := coordinator.New(coordinator.Options{
 		Store: &coordinator.ClusterStore{Client: mgr.GetClient()}, Log: o.Log.WithName("coordinator"), Metrics: m, TLS: t,
 		Addr: net.JoinHostPort("", strconv.Itoa(o.CoordinatorPort)),
 	})
 	if err := coordinator.WatchChanges(context.Background(), mgr.GetCache(), s.Changed); err != nil {
-		return fmt.Errorf("set up the coordinator: %w", err)
+		return nil, fmt.Errorf("set up the coordinator: %w", err)
 	}
-	return mgr.Add(s)
+	return s, mgr.Add(s)
 }

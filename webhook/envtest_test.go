@@ -192,7 +192,7 @@ func (c *cluster) startReplica(ctx context.Context, port int, name string) *repl
 		c.t.Fatal(err)
 	}
 	mgr, err := manager.New(c.operator, manager.Options{
-		Scheme: testScheme(c.t), Metrics: metricsserver.Options{BindAddress: "0"}, WebhookServer: NewServer(certificates, "", port),
+		Scheme: testScheme(c.t), Metrics: metricsserver.Options{BindAddress: "0"}, WebhookServer: NewServer(certificates, "", port, ctx.Done()),
 		LeaderElection: true, LeaderElectionID: "tenantwire", LeaderElectionNamespace: system, LeaderElectionReleaseOnCancel: true,
 	})
 	if err != nil {

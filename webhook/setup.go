@@ -2,7 +2,6 @@ package webhook
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 
@@ -10,7 +9,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/tenantwire/tenantwire/injector"
@@ -35,12 +33,6 @@ const (
 type Options struct {
 	// Injector is what every injected pod has in common.
 	Injector injector.Config
-}
-
-// NewServer is a webhook server that presents the certificates; it goes into the manager's options. It may start before there is a
-// certificate: until then handshakes fail, and the replica is not ready.
-func NewServer(c *Certificates, host string, port int) ctrlwebhook.Server {
-	return ctrlwebhook.NewServer(ctrlwebhook.Options{Host: host, Port: port, TLSOpts: []func(*tls.Config){c.TLS}})
 }
 
 // Setup registers the webhook with the manager's webhook server and has the manager's cache hold what it reads.

@@ -23,7 +23,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
+	context.AfterFunc(ctx, stop) // who cannot wait for a clean end signals again
 	if err := command().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "operator:", err)
 		return 1
@@ -66,6 +66,7 @@ the controllers. manifests/install.yaml installs it.`,
 	p.StringVar(&o.CertSource, "cert-source", o.CertSource, "rotated: made and renewed by the operator; external: files in --cert-dir")
 	p.StringVar(&o.CertDir, "cert-dir", o.CertDir, "folder of tls.crt, tls.key and ca.crt")
 	p.BoolVar(&o.LeaderElect, "leader-elect", o.LeaderElect, "elect a leader among replicas for the controllers")
+	p.DurationVar(&o.ShutdownDelay, "shutdown-delay", o.ShutdownDelay, "how long to serve on after SIGTERM, while requests find their way to other replicas")
 	p.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	if err := c.MarkFlagRequired("sidecar-image"); err != nil {
 		panic(err) // unreachable: the flag is defined above
