@@ -66,7 +66,12 @@ done
 start() {
   local name=$1
   shift
-  setsid "$@" </dev/null >"$STATE/$name.log" 2>&1 9>&- &
+  (
+    for fd in /proc/self/fd/*; do # a cluster that is kept must not keep the caller's locks and pipes
+      ((${fd##*/} <= 2)) || eval "exec ${fd##*/}>&-"
+    done
+    exec setsid "$@" </dev/null >"$STATE/$name.log" 2>&1
+  ) &
   record "$name" $!
   disown
 }
