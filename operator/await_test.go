@@ -43,7 +43,7 @@ func TestAwaitCluster(t *testing.T) {
 			go func() {
 				done <- awaitCluster(t.Context(), &rest.Config{Host: "http://" + api}, Options{HealthAddress: health, Log: logr.Discard()})
 			}()
-			for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 				alive, err := status("http://" + health + "/healthz")
 				if err == nil && alive == http.StatusOK {
 					break

@@ -349,10 +349,17 @@ func TestSettles(t *testing.T) {
 	ns := namespace(t)
 	tun := makeTunnel(t, ns, "{}")
 	pod := makePod(t, ns, "web", "main", nil)
-	getMember(t, pod)
-	time.Sleep(time.Second)
-	must(t, cluster.admin.Get(t.Context(), client.ObjectKeyFromObject(tun), tun))
 	m := getMember(t, pod)
+	eventually(t, func() error { // a second in which nothing was written
+		before := tun.ResourceVersion + " " + m.ResourceVersion
+		time.Sleep(time.Second)
+		must(t, cluster.admin.Get(t.Context(), client.ObjectKeyFromObject(tun), tun))
+		m = getMember(t, pod)
+		if now := tun.ResourceVersion + " " + m.ResourceVersion; now != before {
+			return fmt.Errorf("versions %s, then %s", before, now)
+		}
+		return nil
+	})
 	must(t, cluster.admin.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
 	pod.Status.PodIP, pod.Status.PodIPs = "10.0.0.9", []corev1.PodIP{{IP: "10.0.0.9"}}
 	must(t, cluster.admin.Status().Update(t.Context(), pod))

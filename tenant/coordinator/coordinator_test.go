@@ -188,7 +188,7 @@ func next(t *testing.T, ch <-chan wire.Event) wire.Event {
 			t.Fatal("the stream ended")
 		}
 		return e
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no event")
 	}
 	return wire.Event{}
@@ -368,7 +368,7 @@ func TestEndOfAReplica(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	end()
-	for range stream { //nolint:revive // until it ends
+	for range stream { // until it ends
 	}
 	if code := <-waiting; code != http.StatusServiceUnavailable {
 		t.Errorf("a registration that waits for its member is answered %d", code)

@@ -112,7 +112,7 @@ func TestForward(t *testing.T) {
 
 func waitForFile(t *testing.T, file string) string {
 	t.Helper()
-	for range 200 {
+	for range 6000 {
 		if b, err := os.ReadFile(file); err == nil && len(b) > 0 {
 			return string(b)
 		}
@@ -131,7 +131,7 @@ func TestCapture(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, []string{"capture", "-netns", ownNetns, "-i", "lo", "-o", file}) }()
-	for range 50 { // until the socket is open, which only the process's own output tells
+	for range 6000 { // until the socket is open, which only the process's own output tells
 		if _, err := os.Stat(file); err == nil {
 			break
 		}

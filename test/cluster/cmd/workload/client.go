@@ -65,7 +65,7 @@ func get(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("get", flag.ExitOnError)
 	n := fs.Int("n", 1, "how often to get every URL")
 	interval := fs.Duration("interval", 0, "pause between rounds")
-	timeout := fs.Duration("timeout", 3*time.Second, "timeout of a request")
+	timeout := fs.Duration("timeout", 10*time.Second, "timeout of a request")
 	var proxy *url.URL
 	fs.Func("proxy", "proxy to ask, socks5://HOST:PORT or http://HOST:PORT", func(s string) (err error) {
 		proxy, err = url.Parse(s)

@@ -28,7 +28,7 @@ type pinger struct {
 	repeated int
 }
 
-// ping sends one message each interval, waits up to two seconds for the last echoes, and fails if one was lost.
+// ping sends one message each interval, waits up to five seconds for the last echoes, and fails if one was lost.
 func ping(ctx context.Context, network string, args []string) error {
 	fs := flag.NewFlagSet(network+"-ping", flag.ExitOnError)
 	interval := fs.Duration("interval", 100*time.Millisecond, "time between messages")
@@ -48,7 +48,7 @@ func ping(ctx context.Context, network string, args []string) error {
 	received := make(chan error, 1)
 	go func() { received <- p.receive() }()
 	sendErr := p.send(ctx, *interval, *duration)
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end) && p.lost() > 0; {
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && p.lost() > 0; {
 		time.Sleep(10 * time.Millisecond)
 	}
 	_ = c.Close()

@@ -76,7 +76,7 @@ func TestClientsAgainstServers(t *testing.T) {
 func waitFor(t *testing.T, address string) {
 	t.Helper()
 	var err error
-	for range 100 {
+	for range 3000 {
 		var c net.Conn
 		if c, err = net.Dial("tcp", address); err == nil {
 			_ = c.Close()
