@@ -106,7 +106,7 @@ func unprivileged(c container) error {
 func tunnelsReady(ctx context.Context, _ *demo, e *evidence) error {
 	// Readiness is a report that follows the pods' own readiness.
 	for _, t := range optedIn {
-		if _, err := kubectl(ctx, "wait", "-n", t, "tenanttunnels,tunnelmembers", "--all", "--for=condition=Ready", "--timeout=30s"); err != nil {
+		if _, err := kubectl(ctx, "wait", "-n", t, "tenanttunnels,tunnelmembers", "--all", "--for=condition=Ready", "--timeout=2m"); err != nil {
 			return err
 		}
 	}
@@ -325,7 +325,7 @@ func failsClosed(ctx context.Context, _ *demo, e *evidence) error {
 	if _, err := kubectl(ctx, "scale", "-n", "acme", "deploy/web", "--replicas=0"); err != nil {
 		return err
 	}
-	if _, err := kubectl(ctx, "wait", "-n", "acme", "pods", "-l", "app=web", "--for=delete", "--timeout=30s"); err != nil {
+	if _, err := kubectl(ctx, "wait", "-n", "acme", "pods", "-l", "app=web", "--for=delete", "--timeout=2m"); err != nil {
 		return err
 	}
 	answers, said, err := get(ctx, "acme", "app", "-timeout", "2s", "http://web/")

@@ -23,13 +23,23 @@ func annotate(key, value string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { metav1.SetMetaDataAnnotation(&p.ObjectMeta, key, value) }
 }
 
-// eventuallyRefused waits until the webhook knows what was just made, and returns its answer.
+// eventuallyRefused waits until the webhook knows what was just made.
 func eventuallyRefused(n *kit.Namespace, pod func() *corev1.Pod, want ...string) {
 	n.T.Helper()
+	_ = refusal(n, pod, want...)
+}
+
+// refusal does the same and returns the answer.
+func refusal(n *kit.Namespace, pod func() *corev1.Pod, want ...string) (err error) {
+	n.T.Helper()
 	kit.Eventually(n.T, kit.Deadline, "refusal", func() error {
-		err := n.TryCreate(pod(), client.DryRunAll)
-		if err == nil {
+		p := pod()
+		if err = n.TryCreate(p); err == nil {
+			n.Remove(p, client.GracePeriodSeconds(0))
 			return errorf("the pod is admitted")
+		}
+		if apierrors.IsAlreadyExists(err) {
+			return err // what was admitted is not gone yet
 		}
 		for _, w := range want {
 			if !strings.Contains(err.Error(), w) {
@@ -38,6 +48,7 @@ func eventuallyRefused(n *kit.Namespace, pod func() *corev1.Pod, want ...string)
 		}
 		return nil
 	})
+	return err
 }
 
 // Every refusal says what to change.
@@ -88,17 +99,11 @@ func TestInjectRefusals(t *testing.T) {
 		"windows":             {func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelOSStable: "windows"} }, []string{"spec.nodeSelector", "windows", "opt out"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := kit.Pod("refused")
-			c.change(p)
-			err := n.TryCreate(p)
-			if err == nil {
-				t.Fatal("the pod was admitted")
-			}
-			for _, w := range c.want {
-				if !strings.Contains(err.Error(), w) {
-					t.Errorf("the answer does not say %q: %v", w, err)
-				}
-			}
+			err := refusal(n, func() *corev1.Pod {
+				p := kit.Pod("refused")
+				c.change(p)
+				return p
+			}, c.want...)
 			if len(c.want) > 0 && !apierrors.IsForbidden(err) {
 				t.Errorf("%v, want Forbidden: %v", apierrors.ReasonForError(err), err)
 			}
@@ -141,14 +146,6 @@ func TestInjectDryRun(t *testing.T) {
 	t.Parallel()
 	n := cluster.Namespace(t)
 	n.Tunnel("main", kit.Exposing("web"))
-	var events corev1.EventList
-	list := func() int {
-		if err := n.List(t.Context(), &events, client.InNamespace(n.Name)); err != nil {
-			t.Fatal(err)
-		}
-		return len(events.Items)
-	}
-	before := list()
 	p := kit.Pod("dry")
 	kit.Eventually(t, kit.Deadline, "injection", func() error {
 		p = kit.Pod("dry")
@@ -175,7 +172,11 @@ func TestInjectDryRun(t *testing.T) {
 	if len(members.Items) != 1 {
 		t.Errorf("%d members, want the real pod's alone", len(members.Items))
 	}
-	if list(); slices.ContainsFunc(events.Items[before:], func(e corev1.Event) bool { return e.InvolvedObject.Name == "dry" || e.InvolvedObject.Name == "bad" }) {
+	var events corev1.EventList
+	if err := n.List(t.Context(), &events, client.InNamespace(n.Name)); err != nil {
+		t.Fatal(err)
+	}
+	if slices.ContainsFunc(events.Items, func(e corev1.Event) bool { return e.InvolvedObject.Name == "dry" || e.InvolvedObject.Name == "bad" }) {
 		t.Error("a dry run left an event")
 	}
 }
@@ -249,7 +250,7 @@ func TestOptOutOfAPod(t *testing.T) {
 		t.Errorf("a member of a pod outside: %v", err)
 	}
 	// It goes where the name leads without us.
-	if h := n.Ask("outsider", "http://web"); strings.HasPrefix(h.From, "127.") {
+	if h := answered(n, "outsider", "http://web"); strings.HasPrefix(h.From, "127.") {
 		t.Errorf("answered from %s", h.From)
 	}
 }
@@ -262,6 +263,16 @@ func TestOptOutOfANamespace(t *testing.T) {
 	web(n, 1)
 	tr := n.StartRequests("client", steady, "http://web")
 	n.Label(map[string]string{v1alpha1.LabelInject: ""})
+	kit.Eventually(t, kit.Deadline, "the API server's notice of the label", func() error {
+		p := kit.Pod("asked")
+		if err := n.TryCreate(p, client.DryRunAll); err != nil {
+			return err
+		}
+		if kit.IsInjected(p) {
+			return errorf("still injected")
+		}
+		return nil
+	})
 	n.Create(kit.Pod("plain"))
 	if p := n.WaitReady("plain")[0]; kit.IsInjected(&p) {
 		t.Error("a pod of a namespace that is not opted in was injected")
@@ -301,7 +312,7 @@ func TestInjectCarriesOnlyWhatIsListed(t *testing.T) {
 		pod, name string
 		carried   bool
 	}{{"some", "web", true}, {"some", "api", false}, {"none", "web", false}} {
-		h := n.Ask(c.pod, "http://"+c.name)
+		h := answered(n, c.pod, "http://"+c.name)
 		if got := strings.HasPrefix(h.From, "127.0.0.1:"); got != c.carried {
 			t.Errorf("%s asked %s, which the server saw from %s; want carried %t", c.pod, c.name, h.From, c.carried)
 		}

@@ -91,7 +91,7 @@ func (a *attacker) syn(from, to netip.AddrPort, within time.Duration) string {
 	}
 	for end := time.Now().Add(within); time.Now().Before(end); {
 		a.tun.Outbound <- synPacket(from, to)
-		again := time.After(within / 3)
+		again := time.After(min(within/3, time.Second))
 	answers:
 		for {
 			select {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -127,19 +128,7 @@ func TestRestartOfOneReplica(t *testing.T) {
 		victim, other = other, victim
 	}
 
-	ctx, stop := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	var admitted int
-	var refused []string
-	wg.Go(func() {
-		for i := 0; ctx.Err() == nil; i++ {
-			p := kit.Pod(fmt.Sprintf("asked-%d", i))
-			if err := n.TryCreate(p, client.DryRunAll); err != nil && ctx.Err() == nil {
-				refused = append(refused, err.Error())
-			}
-			admitted++
-		}
-	})
+	ask := startAsking(n)
 	if err := cluster.Delete(t.Context(), &victim); err != nil {
 		t.Fatal(err)
 	}
@@ -150,13 +139,52 @@ func TestRestartOfOneReplica(t *testing.T) {
 		return nil
 	})
 	operatorReady(t)
-	stop()
-	wg.Wait()
+	gone := &kit.Namespace{Cluster: cluster, T: t, Name: kit.SystemNamespace}
+	gone.WaitGone(&victim)
+	admitted, refused := ask.stop()
 	if len(refused) > 0 {
-		t.Errorf("%d of %d pods were refused while a replica went: %s", len(refused), admitted, refused[0])
+		t.Errorf("%d of %d pods were refused while a replica went: %s", len(refused), admitted, strings.Join(refused[:min(len(refused), 5)], "\n"))
 	}
+	t.Logf("%d pods admitted", admitted)
 	tr.WaitMore(20)
 	tr.MustBeWhole()
+}
+
+// asking creates pods, as a dry run, until it is stopped. Several ask at once and pause for different times, so that the API server
+// keeps connections to both replicas, and uses some of them seldom.
+type asking struct {
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	mu       sync.Mutex
+	admitted int
+	refused  []string
+}
+
+func startAsking(n *kit.Namespace) *asking {
+	ctx, cancel := context.WithCancel(n.T.Context())
+	a := &asking{cancel: cancel}
+	for i := range 8 {
+		a.wg.Go(func() {
+			for ctx.Err() == nil {
+				err := n.TryCreate(kit.Pod(fmt.Sprintf("asked-%d", i)), client.DryRunAll)
+				a.mu.Lock()
+				if err == nil {
+					a.admitted++
+				} else {
+					a.refused = append(a.refused, err.Error())
+				}
+				a.mu.Unlock()
+				time.Sleep(rand.N(10 * time.Millisecond << i))
+			}
+		})
+	}
+	return a
+}
+
+func (a *asking) stop() (admitted int, refused []string) {
+	a.cancel()
+	a.wg.Wait()
+	return a.admitted, a.refused
 }
 
 // The API server dies and comes back.

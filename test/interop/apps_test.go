@@ -111,7 +111,7 @@ func (h *host) echoesUDP(to string, sizes ...int) error {
 // exchange sends a datagram until it comes back: the network may lose some.
 func exchange(c net.Conn, message []byte) (err error) {
 	b := make([]byte, 1<<16)
-	for try := range 5 {
+	for try := range 8 {
 		if _, err = c.Write(message); err != nil {
 			return err
 		}

@@ -10,11 +10,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -87,7 +90,8 @@ func (c *Cluster) As(change func(*rest.Config)) (*Cluster, error) {
 	return newCluster(cfg)
 }
 
-// Install applies manifests/install.yaml and waits until every replica of the operator is ready. Doing it again changes nothing,
+// Install applies manifests/install.yaml and waits until every replica of the operator is ready and none of before is left, as one
+// that is told to end serves and leads on for a while. Doing it again changes nothing,
 // unless dist/ holds another operator's image by now: then the operator is restarted.
 func (c *Cluster) Install(ctx context.Context) error {
 	f, err := os.Open(filepath.Join(root(), "manifests", "install.yaml"))
@@ -98,7 +102,31 @@ func (c *Cluster) Install(ctx context.Context) error {
 	if err := c.ApplyYAML(ctx, f, stampOperator); err != nil {
 		return err
 	}
-	return Poll(ctx, 2*Deadline, func() error { return c.operatorReady(ctx) })
+	if err := Poll(ctx, 2*Deadline, func() error { return c.operatorReady(ctx) }); err != nil {
+		return err
+	}
+	return c.admissionReady(ctx)
+}
+
+// admissionReady waits until the API server reaches the webhook: rules of Services follow a pod's readiness by a moment. A namespace
+// without a tunnel is refused by the webhook itself.
+func (c *Cluster) admissionReady(ctx context.Context) error {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-admission-", Labels: map[string]string{v1alpha1.LabelInject: v1alpha1.InjectEnabled}}}
+	if err := c.Create(ctx, ns); err != nil {
+		return fmt.Errorf("create namespace: %w", err)
+	}
+	defer func() { _ = c.Delete(context.WithoutCancel(ctx), ns) }()
+	return Poll(ctx, Deadline, func() error {
+		p := Pod("asked")
+		p.Namespace = ns.Name
+		switch err := c.Create(ctx, p, client.DryRunAll); {
+		case err == nil:
+			return errors.New("a pod is admitted to a namespace that is opted in and has no tunnel")
+		case !strings.Contains(err.Error(), "no TenantTunnel"):
+			return fmt.Errorf("ask the webhook: %w", err)
+		}
+		return nil
+	})
 }
 
 // stampOperator makes a new image of the same name a new pod template.
@@ -145,7 +173,17 @@ func (c *Cluster) operatorReady(ctx context.Context) error {
 	if err := c.Get(ctx, client.ObjectKey{Namespace: SystemNamespace, Name: OperatorName}, &d); err != nil {
 		return fmt.Errorf("get operator: %w", err)
 	}
-	return rolledOut(&d)
+	if err := rolledOut(&d); err != nil {
+		return err
+	}
+	var pods corev1.PodList
+	if err := c.List(ctx, &pods, client.InNamespace(SystemNamespace), client.MatchingLabels(d.Spec.Selector.MatchLabels)); err != nil {
+		return fmt.Errorf("list the operator's pods: %w", err)
+	}
+	if n := len(pods.Items); n != int(d.Status.Replicas) {
+		return fmt.Errorf("the operator has %d pods, want %d", n, d.Status.Replicas)
+	}
+	return nil
 }
 
 // rolledOut says what a Deployment lacks to run nothing but what it says now.

@@ -57,6 +57,9 @@ func (c *Cluster) Namespace(t T, options ...NamespaceOption) *Namespace {
 			t.Errorf("delete namespace %s: %v", o.Name, err)
 		}
 	})
+	Eventually(t, Deadline, "service account of "+o.Name, func() error { // without it there are no pods
+		return c.Get(t.Context(), client.ObjectKey{Namespace: o.Name, Name: "default"}, &corev1.ServiceAccount{})
+	})
 	return n
 }
 
