@@ -13,7 +13,10 @@ label description "TenantWire $name: a WireGuard network for every tenant of a K
 label source https://github.com/tenantwire/tenantwire
 label licenses Apache-2.0
 label version "$tag"
+caps=()
+# Where a pod's namespace allows NET_ADMIN the sidecar takes it, as the user it is; elsewhere the file capability is without effect.
+[[ $name != sidecar ]] || caps=(-net-admin /sidecar)
 [[ -z ${REVISION:-} ]] || label revision "$REVISION"
 GOARCH='' go -C build run ./image -o "$PWD/dist/tenantwire-$name.tar" -ref "ghcr.io/tenantwire/$name:$tag" -arch "$arch" \
-  -entrypoint "/$name" "${labels[@]}" "$PWD/dist/image/$name:/$name"
+  -entrypoint "/$name" "${labels[@]}" "${caps[@]}" "$PWD/dist/image/$name:/$name"
 echo "dist/tenantwire-$name.tar: ghcr.io/tenantwire/$name:$tag, $(($(stat -c %s "dist/tenantwire-$name.tar") / 1024)) KiB"

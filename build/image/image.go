@@ -73,6 +73,11 @@ func layerTar(files []file, created time.Time) ([]byte, error) {
 	return buf.Bytes(), w.Close()
 }
 
+// permittedNetAdmin is the extended attribute security.capability (struct vfs_cap_data, version 2, little-endian) that `setcap
+// cap_net_admin=p` writes: CAP_NET_ADMIN, bit 12, is permitted where the container has it, and nothing is in effect by itself. With
+// the flag "effective" the program could not be started where the container does not have it.
+const permittedNetAdmin = "\x00\x00\x00\x02" + "\x00\x10\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
+
 // addFile leaves of the file's mode only whether it is executable: the rest depends on the umask.
 func addFile(w *tar.Writer, f file, created time.Time) error {
 	b, err := os.ReadFile(f.source)
@@ -87,7 +92,11 @@ func addFile(w *tar.Writer, f file, created time.Time) error {
 	if info.Mode()&0o111 != 0 {
 		mode = 0o755
 	}
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.path, Mode: mode, Size: int64(len(b)), ModTime: created}); err != nil {
+	h := &tar.Header{Typeflag: tar.TypeReg, Name: f.path, Mode: mode, Size: int64(len(b)), ModTime: created}
+	if f.netAdmin {
+		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": permittedNetAdmin}
+	}
+	if err := w.WriteHeader(h); err != nil {
 		return err
 	}
 	_, err = w.Write(b)

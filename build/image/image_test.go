@@ -1,10 +1,13 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,7 +42,7 @@ func makeImage(t *testing.T, mode os.FileMode, when time.Time) string {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "out.tar")
-	o, err := parse([]string{"-o", out, "-ref", ref, "-entrypoint", "/sidecar", "-label", "a=b", "-label", "c=d", "-arch", "amd64",
+	o, err := parse([]string{"-o", out, "-ref", ref, "-entrypoint", "/sidecar", "-label", "a=b", "-label", "c=d", "-arch", "amd64", "-net-admin", "/sidecar",
 		program + ":/sidecar", filepath.Join(dir, "go.mod") + ":/etc/x/go.mod"}, "")
 	if err != nil {
 		t.Fatal(err)
@@ -108,16 +111,58 @@ func TestReadableByDockerAndOCI(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	for _, args := range [][]string{nil, {"-o", "x", "-ref", "y"}, {"-o", "x", "-ref", "y", "file"}, {"-o", "x", "-ref", "y", "-label", "z", "f:/f"}} {
+	for _, args := range [][]string{nil, {"-o", "x", "-ref", "y"}, {"-o", "x", "-ref", "y", "file"}, {"-o", "x", "-ref", "y", "-label", "z", "f:/f"},
+		{"-o", "x", "-ref", "y", "-net-admin", "/g", "f:/f"}} {
 		if _, err := parse(args, ""); err == nil {
 			t.Errorf("%q: no error", args)
 		}
 	}
 	o, err := parse([]string{"-o", "x", "-ref", "y", "f:/a/f"}, "86400")
-	if err != nil || o.created.Unix() != 86400 || o.files[0] != (file{"f", "a/f"}) {
+	if err != nil || o.created.Unix() != 86400 || o.files[0] != (file{source: "f", path: "a/f"}) {
 		t.Errorf("got %+v, %v", o, err)
 	}
 	if _, err := parse([]string{"-o", "x", "-ref", "y", "f:/f"}, "today"); err == nil {
 		t.Error("a broken SOURCE_DATE_EPOCH: no error")
+	}
+}
+
+// The kernel, not our reading of its header, says what the attribute means.
+func TestNetAdminIsPermittedAndNotEffective(t *testing.T) {
+	f := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(f, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setxattr(f, "security.capability", []byte(permittedNetAdmin), 0); err != nil {
+		t.Skipf("set a file capability: %v: it takes CAP_SETFCAP and a file system that has them. NOT TESTED: what the kernel makes of ours", err)
+	}
+	getcap, err := exec.LookPath("getcap")
+	if err != nil {
+		t.Skip("getcap is not installed (libcap2-bin). NOT TESTED: what it says of our file capability")
+	}
+	out, err := exec.CommandContext(t.Context(), getcap, f).Output()
+	if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), "cap_net_admin=p") {
+		t.Errorf("got %q, %v; want cap_net_admin=p", out, err)
+	}
+}
+
+func TestOnlyTheNamedFileHasTheCapability(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(source, []byte("x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b, err := layerTar([]file{{source, "a", false}, {source, "b", true}}, time.Unix(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for r := tar.NewReader(bytes.NewReader(b)); ; {
+		h, err := r.Next()
+		if err != nil {
+			break
+		}
+		got[h.Name] = h.PAXRecords["SCHILY.xattr.security.capability"]
+	}
+	if len(got) != 2 || got["a"] != "" || got["b"] != permittedNetAdmin {
+		t.Errorf("got %q", got)
 	}
 }

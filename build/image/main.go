@@ -1,6 +1,7 @@
 // Command image makes a container image of one layer without a container engine:
 //
-//	image -o out.tar -ref NAME:TAG [-entrypoint PATH] [-label KEY=VALUE]... FILE:/PATH/IN/IMAGE...
+//	image -o out.tar -ref NAME:TAG [-entrypoint PATH] [-label KEY=VALUE]... [-net-admin /PATH/IN/IMAGE]
+//	      FILE:/PATH/IN/IMAGE...
 //
 // The same files and flags give the same bytes, whenever and wherever it runs: times are those of SOURCE_DATE_EPOCH, or
 // 1970, and nothing of the machine gets into the image.
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +39,10 @@ type options struct {
 }
 
 // file is one file of the image and where it comes from.
-type file struct{ source, path string }
+type file struct {
+	source, path string
+	netAdmin     bool // it has the file capability cap_net_admin=p
+}
 
 func parse(args []string, epoch string) (options, error) {
 	o := options{labels: map[string]string{}, created: time.Unix(0, 0).UTC()}
@@ -47,6 +52,8 @@ func parse(args []string, epoch string) (options, error) {
 	fs.StringVar(&o.entrypoint, "entrypoint", "", "program to run")
 	fs.StringVar(&o.user, "user", "65532:65532", "user and group")
 	fs.StringVar(&o.arch, "arch", runtime.GOARCH, "architecture")
+	var netAdmin string
+	fs.StringVar(&netAdmin, "net-admin", "", "the file that may take CAP_NET_ADMIN where its container has it")
 	fs.Func("label", "KEY=VALUE, may be repeated", func(s string) error {
 		k, v, ok := strings.Cut(s, "=")
 		if !ok {
@@ -63,7 +70,10 @@ func parse(args []string, epoch string) (options, error) {
 		if !ok || path == "" {
 			return o, fmt.Errorf("want FILE:/PATH, got %q", a)
 		}
-		o.files = append(o.files, file{source, path})
+		o.files = append(o.files, file{source, path, "/"+path == netAdmin})
+	}
+	if netAdmin != "" && !slices.ContainsFunc(o.files, func(f file) bool { return f.netAdmin }) {
+		return o, fmt.Errorf("-net-admin: no file is at %s in the image", netAdmin)
 	}
 	if o.output == "" || o.ref == "" || len(o.files) == 0 {
 		return o, errors.New("-o, -ref and a file are needed")
