@@ -43,19 +43,20 @@ func run() int {
 
 // flags are the raw words of the command line.
 type flags struct {
-	config, coordinator, tokenFile, caFile, stateDir, datapath, logLevel string
-	listenPort, healthPort                                               uint16
-	names, ownPorts, proxies                                             []string
-	drain                                                                time.Duration
-	check                                                                bool
+	config, coordinator, tokenFile, caFile, stateDir, logLevel string
+	datapath, datapathWhy                                      string
+	listenPort, healthPort                                     uint16
+	names, ownPorts, proxies                                   []string
+	drain                                                      time.Duration
+	check                                                      bool
 }
 
 func command() *cobra.Command {
 	var f flags
 	c := &cobra.Command{
 		Use:   "sidecar (--coordinator URL | --config FILE)",
-		Short: "TenantWire's data plane: one WireGuard tunnel without privileges",
-		Long: `Brings up one WireGuard tunnel in user space and relays TCP and UDP between it and loopback.
+		Short: "TenantWire's data plane: one WireGuard tunnel, with as few privileges as there are",
+		Long: `Brings up one WireGuard tunnel, in user space or with an interface of its own, and relays TCP and UDP between it and loopback.
 
 In a pod the webhook sets the flags. On any other machine give --config FILE: a YAML file with interface,
 peers, forwards, expose and proxies; SIGHUP reads it again.`,
@@ -70,6 +71,7 @@ peers, forwards, expose and proxies; SIGHUP reads it again.`,
 	p.StringVar(&f.caFile, "ca-file", "/var/run/tenantwire/ca.crt", "certificates that sign the coordinator's")
 	p.StringVar(&f.stateDir, "state-dir", "/var/lib/tenantwire", "memory-backed folder for the key and the last configuration")
 	p.StringVar(&f.datapath, "datapath", "Auto", "Auto, Kernel, TUN or Netstack")
+	p.StringVar(&f.datapathWhy, "datapath-why", "", "why it is that datapath, where the webhook chose it and not the tunnel")
 	p.Uint16Var(&f.listenPort, "listen-port", 51820, "outer UDP port")
 	p.Uint16Var(&f.healthPort, "health-port", 51821, "TCP port of /healthz, /readyz and /metrics")
 	p.StringArrayVar(&f.names, "name", nil, "NAME=ADDRESS: carry a name, listening on a loopback address (repeatable)")
@@ -104,8 +106,8 @@ func (f *flags) run(ctx context.Context) error {
 }
 
 func (f *flags) member(log *slog.Logger) (agent.Options, error) {
-	o := agent.Options{TokenFile: f.tokenFile, CAFile: f.caFile, StateDir: f.stateDir, Datapath: f.datapath, ListenPort: f.listenPort,
-		HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.healthPort))), Drain: f.drain, Log: log,
+	o := agent.Options{TokenFile: f.tokenFile, CAFile: f.caFile, StateDir: f.stateDir, Datapath: f.datapath, DatapathWhy: f.datapathWhy, ListenPort: f.listenPort,
+		HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.healthPort))), Drain: f.drain, OwnProcess: true, Log: log,
 		Namespace: os.Getenv("POD_NAMESPACE"), Names: map[string]netip.Addr{}}
 	var err error
 	if o.Coordinator, err = url.Parse(f.coordinator); err != nil {

@@ -19,7 +19,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
+	"github.com/tenantwire/tenantwire/sidecar/privilege"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
@@ -34,11 +36,13 @@ type Options struct {
 	ListenPort  uint16                // outer UDP port
 	HealthAddr  string                // address of /healthz, /readyz and /metrics
 	Datapath    string                // Auto or a datapath.Kind
+	DatapathWhy string                // why the webhook chose Datapath; empty: it is the tunnel's own choice
 	Names       map[string]netip.Addr // carried name -> loopback address to listen on
 	OwnPorts    []wire.Port           // the application's: never listened on for any name
 	SOCKS5      netip.AddrPort        // loopback; zero: off
 	HTTPConnect netip.AddrPort        // loopback; zero: off
 	Drain       time.Duration         // how long open connections may finish after SIGTERM
+	OwnProcess  bool                  // nothing else runs in this process: a capability that is not needed is given up
 	Log         *slog.Logger
 }
 
@@ -103,11 +107,23 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // RunMember runs a member until ctx ends.
 func RunMember(ctx context.Context, o Options) error {
+	if err := privilege.Raise(); err != nil {
+		return err
+	}
 	m, err := newMember(o)
 	if err != nil {
+		var none *noDatapathError
+		if errors.As(err, &none) {
+			none.tell(ctx, o)
+		}
 		return err
 	}
 	defer m.client.anew()
+	if o.OwnProcess && m.plane.chosen.kind == datapath.Netstack {
+		if err := privilege.Drop(); err != nil {
+			return err
+		}
+	}
 	return serve(ctx, o.HealthAddr, o.Drain, m.plane, o.Log, m.run)
 }
 
@@ -124,15 +140,14 @@ func newMember(o Options) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	kind, reason, err := auto.Probe(o.Datapath, "")
+	chosen, err := o.chooseDatapath()
 	if err != nil {
 		return nil, err
 	}
-	o.Log.Info("datapath chosen", "datapath", string(kind), "why", reason)
 	return &member{
-		Options: o, store: store, public: private.Public(), datapathReason: truncate(reason, 512),
+		Options: o, store: store, public: private.Public(),
 		silence: 3 * wire.HeartbeatInterval, patience: 10 * time.Second, reports: make(chan struct{}, 1),
-		plane: newPlane(private, o.ListenPort, kind, o.Log), client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
+		plane: newPlane(private, o.ListenPort, chosen, o.Log), client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
 	}, nil
 }
 

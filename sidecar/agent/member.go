@@ -19,14 +19,13 @@ import (
 // member follows the coordinator.
 type member struct {
 	Options
-	store          *store
-	public         key.Public
-	datapathReason string
-	plane          *plane
-	client         *client
-	silence        time.Duration // how long a watch may say nothing
-	patience       time.Duration // the longest wait between two sessions; one that lasted longer starts from the shortest wait again
-	reports        chan struct{} // capacity 1: the state to report may have changed
+	store    *store
+	public   key.Public
+	plane    *plane
+	client   *client
+	silence  time.Duration // how long a watch may say nothing
+	patience time.Duration // the longest wait between two sessions; one that lasted longer starts from the shortest wait again
+	reports  chan struct{} // capacity 1: the state to report may have changed
 
 	mu       sync.Mutex // guards what follows, for the proxies
 	config   wire.Config
@@ -75,7 +74,7 @@ func (m *member) follow(ctx context.Context) {
 func (m *member) session(ctx context.Context) error {
 	r, err := m.client.register(ctx, wire.Registration{
 		PublicKey: m.public, Endpoint: netip.AddrPortFrom(m.PodIP, m.ListenPort),
-		Datapath: m.plane.want, DatapathReason: m.datapathReason,
+		Datapath: m.plane.chosen.kind, DatapathReason: m.plane.chosen.why,
 	})
 	if err != nil {
 		return err

@@ -2,10 +2,14 @@ package agent
 
 import (
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
 // TestMemberCARotation: a certificate that the file does not sign is refused, until the file says otherwise. No restart.
@@ -50,6 +54,39 @@ func TestMemberToken(t *testing.T) {
 	}
 	if strings.Contains(l.log.String(), "token-1") || strings.Contains(l.log.String(), "token-2") {
 		t.Error("a token is in the log")
+	}
+}
+
+// TestMemberWithoutItsDatapath: a member that cannot have what was asked for does not run, takes nothing else, and says so: in its error
+// and to the coordinator, also where that knows the member only later.
+func TestMemberWithoutItsDatapath(t *testing.T) {
+	l := newLab(t)
+	l.c.prepare(wire.ReportPath, http.StatusNotFound, http.StatusServiceUnavailable)
+	none := &noDatapathError{errors.New("datapath Kernel was asked for and cannot be had: " + strings.Repeat("x", 600))}
+	none.tell(t.Context(), l.opts)
+	r := <-l.c.reports
+	if r.Ready || !r.DatapathUnavailable || !strings.HasPrefix(r.Reason, "datapath Kernel was asked for") || len(r.Reason) > 512 {
+		t.Errorf("reported %+v", r)
+	}
+	if n := len(l.c.registered()); n != 0 {
+		t.Error("registered without a data path")
+	}
+}
+
+// TestMemberSaysWhatTheWebhookKnows: the reason that the webhook had goes before the one that trying would give.
+func TestMemberSaysWhatTheWebhookKnows(t *testing.T) {
+	l := newLab(t)
+	l.opts.DatapathWhy = "Auto: Netstack; the namespace forbids the rest"
+	l.start(t)
+	l.c.next(t, "")
+	defer l.stop(t)
+	if r := l.c.registered()[0]; r.Datapath != datapath.Netstack || r.DatapathReason != l.opts.DatapathWhy {
+		t.Errorf("registered %+v", r)
+	}
+	_, metrics, err := l.health("/metrics")
+	must(t, err)
+	if want := `tenantwire_datapath_info{asked="Netstack",datapath="Netstack",why="` + l.opts.DatapathWhy + `"} 1`; !strings.Contains(metrics, want) {
+		t.Errorf("no metric %s", want)
 	}
 }
 

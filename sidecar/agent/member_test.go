@@ -323,7 +323,7 @@ func TestOptionsValidate(t *testing.T) {
 // TestPlaneForgetsNoPeer: when one half of a change fails, the next change still removes what the first brought.
 func TestPlaneForgetsNoPeer(t *testing.T) {
 	noLeaks(t)
-	p := newPlane(key.NewPrivate(), 0, datapath.Netstack, newLabLog())
+	p := newPlane(key.NewPrivate(), 0, choice{kind: datapath.Netstack}, newLabLog())
 	t.Cleanup(func() { _ = p.close() })
 	peer := datapath.Peer{PublicKey: key.NewPrivate().Public(), AllowedIPs: []netip.Prefix{farAddress}}
 	good := desired{iface: datapath.Interface{Addresses: []netip.Prefix{memberAddress}, MTU: 1400}}

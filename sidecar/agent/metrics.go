@@ -15,7 +15,9 @@ var (
 		[]string{"interface", "public_key", "allowed_ips"}, nil)
 	descHandshake = prometheus.NewDesc("wireguard_latest_handshake_seconds", "Unix time of the last handshake with the peer; 0: never.",
 		[]string{"interface", "public_key", "allowed_ips"}, nil)
-	descUp = prometheus.NewDesc("tenantwire_datapath_up", "1 while the data path is up.", []string{"datapath"}, nil)
+	descUp   = prometheus.NewDesc("tenantwire_datapath_up", "1 while the data path is up.", []string{"datapath"}, nil)
+	descInfo = prometheus.NewDesc("tenantwire_datapath_info", "Always 1: the datapath that was asked for, the one that it is, and why.",
+		[]string{"asked", "datapath", "why"}, nil)
 	descOK = prometheus.NewDesc("tenantwire_config_applied", "1 while everything that was configured could be applied.", nil, nil)
 
 	relayLabels     = []string{"direction", "name", "protocol"}
@@ -48,6 +50,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	up, _ := c.plane.up()
 	gauge(descUp, asFloat(up), c.plane.kind())
+	gauge(descInfo, 1, c.plane.chosen.asked, string(c.plane.chosen.kind), c.plane.chosen.why)
 	gauge(descOK, asFloat(c.plane.healthy()))
 	peers, stats, ok := c.plane.stats()
 	if !ok {

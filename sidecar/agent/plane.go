@@ -47,7 +47,7 @@ func (d *desired) admits(src netip.Addr, port uint16, protocol relay.Protocol) b
 type plane struct {
 	private    key.Private
 	listenPort uint16
-	want       datapath.Kind
+	chosen     choice
 	log        *slog.Logger
 	draining   atomic.Bool
 	admission  atomic.Pointer[desired] // what the relay asks, from its own goroutines
@@ -60,8 +60,8 @@ type plane struct {
 	lastFail error // of the last attempt that changed nothing
 }
 
-func newPlane(private key.Private, listenPort uint16, want datapath.Kind, log *slog.Logger) *plane {
-	return &plane{private: private, listenPort: listenPort, want: want, log: log}
+func newPlane(private key.Private, listenPort uint16, chosen choice, log *slog.Logger) *plane {
+	return &plane{private: private, listenPort: listenPort, chosen: chosen, log: log}
 }
 
 // apply makes the plane as d says, touching only what differs. An error means that connections and addresses are as they were, and
@@ -84,7 +84,7 @@ func (p *plane) apply(d desired) error {
 
 func (p *plane) applyDevice(d desired) error {
 	if p.device == nil {
-		dev, err := auto.Open(p.want, auto.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, Logger: p.log})
+		dev, err := auto.Open(p.chosen.kind, auto.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, Logger: p.log})
 		if err != nil {
 			return fmt.Errorf("open device: %w", err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
+	"github.com/tenantwire/tenantwire/sidecar/privilege"
 )
 
 // StaticOptions configure a sidecar without a cluster.
@@ -36,11 +37,14 @@ func RunStatic(ctx context.Context, o StaticOptions) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	kind, reason, err := auto.Probe(first.datapath, "")
+	if err := privilege.Raise(); err != nil {
+		return err
+	}
+	kind, reason, err := auto.Probe(first.datapath, "", first.desired.iface)
 	if err != nil {
 		return fmt.Errorf("interface.datapath: %w", err)
 	}
-	p := newPlane(first.private, first.listenPort, kind, o.Log)
+	p := newPlane(first.private, first.listenPort, choice{first.datapath, kind, reason}, o.Log)
 	return serve(ctx, first.health, o.Drain, p, o.Log, func(ctx context.Context) error {
 		if err := p.apply(first.desired); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -43,11 +44,14 @@ func openNetstack(o conformance.Options) (datapath.Datapath, error) {
 	return d, nil
 }
 
+// like is an interface to try.
+var like = datapath.Interface{Addresses: []netip.Prefix{netip.MustParsePrefix("fd74:6e77::1/128")}, MTU: 1420}
+
 // probe tries for a WireGuard interface in a namespace of its own.
 func probe(t *testing.T) (err error) {
 	t.Helper()
 	hosts.Need(t)
-	hosts.New(t, nil).Do(1, func() { err = kernel.Probe("wg0") })
+	hosts.New(t, nil).Do(1, func() { err = kernel.Probe("wg0", like) })
 	return err
 }
 

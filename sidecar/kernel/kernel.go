@@ -142,8 +142,8 @@ func create(nl *netlink.Handle, name string) error {
 	return fmt.Errorf("create WireGuard interface %s: %w", name, err)
 }
 
-// Probe says whether a WireGuard interface can be had here, by making one of that name and removing it.
-func Probe(name string) error {
+// Probe says whether a WireGuard interface can be had here, by making one of that name, with these addresses, and removing it.
+func Probe(name string, like datapath.Interface) error {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
@@ -152,11 +152,7 @@ func Probe(name string) error {
 	if err := create(nl, name); err != nil {
 		return err
 	}
-	l, err := oslink.Open(name, nil)
-	if err == nil {
-		err = l.Close()
-	}
-	return errors.Join(err, remove(nl, name))
+	return errors.Join(oslink.Probe(name, like), remove(nl, name))
 }
 
 func remove(nl *netlink.Handle, name string) error {

@@ -109,6 +109,16 @@ func Open(name string, log *slog.Logger) (*Link, error) {
 	return l, nil
 }
 
+// Probe says whether the interface of that name, which is down, can be shut, get these addresses and be brought up. What it changed
+// goes with the interface.
+func Probe(name string, like datapath.Interface) error {
+	l, err := Open(name, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.SetInterface(like), l.Close())
+}
+
 // SetInterface changes addresses and MTU and brings the interface up. Connections on addresses that stay go on; those on addresses
 // that go are reset.
 func (l *Link) SetInterface(i datapath.Interface) error {

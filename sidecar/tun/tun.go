@@ -119,17 +119,13 @@ func create(name string, mtu int) (wgtun.Device, error) {
 	return nil, fmt.Errorf("create TUN device %s: %w", name, err)
 }
 
-// Probe says whether a TUN device can be had here, by making one of that name and removing it.
-func Probe(name string) error {
-	t, err := create(name, datapath.MinMTU)
+// Probe says whether a TUN device can be had here, by making one of that name, with these addresses, and removing it.
+func Probe(name string, like datapath.Interface) error {
+	t, err := create(name, like.MTU)
 	if err != nil {
 		return err
 	}
-	l, err := oslink.Open(name, nil)
-	if err == nil {
-		err = l.Close()
-	}
-	return errors.Join(err, t.Close())
+	return errors.Join(oslink.Probe(name, like), t.Close())
 }
 
 // Kind is TUN.

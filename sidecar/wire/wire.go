@@ -56,6 +56,9 @@ type Registered struct {
 type Report struct {
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"` // at most 512 bytes; why not
+	// DatapathUnavailable: the member does not run, since the datapath that was asked for cannot be had where it is. It comes before,
+	// or instead of, a registration.
+	DatapathUnavailable bool `json:"datapathUnavailable,omitempty"`
 }
 
 // EventType says what an Event holds.

@@ -30,14 +30,14 @@ type Options struct {
 // opener is one implementation.
 type opener struct {
 	kind  datapath.Kind
-	probe func(name string) error
+	probe func(name string, like datapath.Interface) error
 	open  func(Options) (datapath.Datapath, error)
 }
 
 // openers are those of this system, best first.
 var openers = append(systemOpeners(), opener{
 	kind:  datapath.Netstack,
-	probe: func(string) error { return nil },
+	probe: func(string, datapath.Interface) error { return nil },
 	open: func(o Options) (datapath.Datapath, error) {
 		return opened(device.Open(device.Options{PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface, Logger: o.Logger}))
 	},
@@ -61,12 +61,12 @@ func Check(choice string) error {
 }
 
 // Probe finds the datapath of a choice and says why it is that one. It really makes an interface of the given name (empty:
-// InterfaceName) and removes it.
-func Probe(choice, name string) (kind datapath.Kind, reason string, err error) {
-	return probe(openers, choice, orDefault(name))
+// InterfaceName), with the addresses and the MTU of like, and removes it.
+func Probe(choice, name string, like datapath.Interface) (kind datapath.Kind, reason string, err error) {
+	return probe(openers, choice, orDefault(name), like)
 }
 
-func probe(all []opener, choice, name string) (datapath.Kind, string, error) {
+func probe(all []opener, choice, name string, like datapath.Interface) (datapath.Kind, string, error) {
 	if err := Check(choice); err != nil {
 		return "", "", err
 	}
@@ -76,7 +76,7 @@ func probe(all []opener, choice, name string) (datapath.Kind, string, error) {
 		if !wanted && choice != Auto && choice != "" {
 			continue
 		}
-		err := o.probe(name)
+		err := o.probe(name, like)
 		switch {
 		case err == nil && wanted:
 			return o.kind, fmt.Sprintf("%s was asked for", o.kind), nil

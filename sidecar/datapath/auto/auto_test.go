@@ -2,6 +2,7 @@ package auto
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -11,9 +12,9 @@ import (
 
 func fakes(kernel, tun error) []opener {
 	return []opener{
-		{kind: datapath.Kernel, probe: func(string) error { return kernel }},
-		{kind: datapath.TUN, probe: func(string) error { return tun }},
-		{kind: datapath.Netstack, probe: func(string) error { return nil }},
+		{kind: datapath.Kernel, probe: func(string, datapath.Interface) error { return kernel }},
+		{kind: datapath.TUN, probe: func(string, datapath.Interface) error { return tun }},
+		{kind: datapath.Netstack, probe: func(string, datapath.Interface) error { return nil }},
 	}
 }
 
@@ -35,7 +36,7 @@ func TestProbe(t *testing.T) {
 		{"Netstack", nil, nil, datapath.Netstack, "asked for"},
 		{"netstack", nil, nil, "", "is not Auto, Kernel, TUN or Netstack"},
 	} {
-		kind, reason, err := probe(fakes(tc.kernel, tc.tun), tc.choice, "x")
+		kind, reason, err := probe(fakes(tc.kernel, tc.tun), tc.choice, "x", datapath.Interface{})
 		if err != nil {
 			reason = err.Error()
 		}
@@ -45,8 +46,10 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+var sample = datapath.Interface{Addresses: []netip.Prefix{netip.MustParsePrefix("fd74:6e77::1/128")}, MTU: 1420}
+
 func TestProbeFindsSomething(t *testing.T) {
-	kind, reason, err := Probe(Auto, "twprobe")
+	kind, reason, err := Probe(Auto, "twprobe", sample)
 	if err != nil || reason == "" || len(reason) > 512 {
 		t.Fatalf("%q, %q, %v", kind, reason, err)
 	}
