@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -22,6 +23,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/tenantwire/tenantwire/injector"
+	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/controller"
 	"github.com/tenantwire/tenantwire/tenant/coordinator"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
@@ -148,6 +150,7 @@ func (o Options) injector() injector.Config {
 func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates) (*coordinator.Server, error) {
 	t := &tls.Config{NextProtos: []string{"h2", "http/1.1"}} //nolint:gosec // certs.TLS raises the minimum version to 1.3
 	certs.TLS(t)
+	recorder := mgr.GetEventRecorder("tenantwire-coordinator")
 	m := coordinator.NewMetrics()
 	if err := m.Register(metrics.Registry); err != nil {
 		return nil, fmt.Errorf("register the coordinator's metrics: %w", err)
@@ -155,6 +158,10 @@ func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates)
 	s := coordinator.New(coordinator.Options{
 		Store: &coordinator.ClusterStore{Client: mgr.GetClient()}, Log: o.Log.WithName("coordinator"), Metrics: m, TLS: t,
 		Addr: net.JoinHostPort("", strconv.Itoa(o.CoordinatorPort)),
+		Event: func(about coordinator.Identity, kind string, reason tenant.Reason, message string) {
+			pod := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: about.Pod.Namespace, Name: about.Pod.Name, UID: about.UID}
+			recorder.Eventf(pod, nil, kind, string(reason), "ChooseDatapath", "%s", message)
+		},
 	})
 	if err := coordinator.WatchChanges(context.Background(), mgr.GetCache(), s.Changed); err != nil {
 		return nil, fmt.Errorf("set up the coordinator: %w", err)

@@ -185,6 +185,12 @@ func TestStatus(t *testing.T) {
 		!strings.Contains(s.Ready.Message, "p-00") {
 		t.Errorf("one is not ready: %+v", s)
 	}
+	in.Members[0].Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse,
+		Reason: string(ReasonDatapathUnavailable), Message: "no Kernel here"}}
+	if s := NewPlan(in, "main").Status; s.Ready.Reason != ReasonDatapathUnavailable || s.IsReady() || !s.Ready.NeedsChange() ||
+		s.Ready.Message != "no Kernel here; without a data path: p-00" {
+		t.Errorf("one cannot have its datapath: %+v", s)
+	}
 	in.Members[0].Status.Conditions = in.Members[1].Status.Conditions
 	if s := NewPlan(in, "main").Status; s.Ready.Reason != ReasonAllReady || !s.IsReady() {
 		t.Errorf("all ready: %+v", s)

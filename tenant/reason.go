@@ -29,6 +29,8 @@ const (
 	ReasonNoMembers Reason = "NoMembers"
 	// ReasonMembersNotReady: some member's data path is not up.
 	ReasonMembersNotReady Reason = "MembersNotReady"
+	// ReasonDatapathUnavailable: spec.datapath asks for what some member cannot have where it is.
+	ReasonDatapathUnavailable Reason = "DatapathUnavailable"
 	// ReasonPoolExhausted: spec.addressing.ipv4Pool has no address left.
 	ReasonPoolExhausted Reason = "AddressPoolExhausted"
 	// ReasonInvalidPorts: a pod's tenantwire.dev/expose annotation does not parse or lists too much.
@@ -37,10 +39,25 @@ const (
 	ReasonApplyFailed Reason = "ApplyFailed"
 )
 
+// Reasons of a member: of its condition Ready (with ReasonDatapathUnavailable), and of the Event that tells its datapath.
+const (
+	// ReasonDataPathUp: the member carries traffic.
+	ReasonDataPathUp Reason = "DataPathUp"
+	// ReasonDataPathDown: it does not, or not yet.
+	ReasonDataPathDown Reason = "DataPathDown"
+	// ReasonDatapathChosen: the member says what moves its packets, and why.
+	ReasonDatapathChosen Reason = "DatapathChosen"
+)
+
 // Decision is a verdict on one object.
 type Decision struct {
 	Reason  Reason
 	Message string
+}
+
+// NeedsChange says whether a tunnel that is not ready stays so until somebody changes something.
+func (d Decision) NeedsChange() bool {
+	return d.Reason == ReasonPoolExhausted || d.Reason == ReasonDatapathUnavailable
 }
 
 // Accepted says whether the object is acted on.

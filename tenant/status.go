@@ -32,6 +32,7 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 	}
 	datapaths := map[v1alpha1.DatapathChoice]int32{}
 	var waiting []string
+	var without []Problem
 	for i := range kept {
 		m := &kept[i]
 		if m.Status.Datapath != "" {
@@ -42,6 +43,9 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 		} else {
 			waiting = append(waiting, m.Name)
 		}
+		if c := meta.FindStatusCondition(m.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Reason == string(ReasonDatapathUnavailable) {
+			without = append(without, Problem{m.Name, "", Decision{ReasonDatapathUnavailable, c.Message}})
+		}
 	}
 	s.Members.Total = int32(len(kept))
 	for d, n := range datapaths {
@@ -49,21 +53,18 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 	}
 	slices.SortFunc(s.Datapaths, func(a, b v1alpha1.DatapathCount) int { return cmp.Compare(a.Datapath, b.Datapath) })
 	slices.Sort(waiting)
-	s.Ready = readiness(s.Members, waiting, applied, problems)
+	s.Ready = readiness(s.Members, waiting, applied, slices.Concat(problems, without))
 	return s
 }
 
 func readiness(counts v1alpha1.MemberCounts, waiting []string, applied int, problems []Problem) Decision {
-	var exhausted []string
-	var why string
-	for _, p := range problems {
-		if p.Reason == ReasonPoolExhausted {
-			exhausted, why = append(exhausted, p.Pod), p.Message
-		}
-	}
+	exhausted, why := affected(problems, ReasonPoolExhausted)
+	without, cause := affected(problems, ReasonDatapathUnavailable)
 	switch {
 	case len(exhausted) > 0:
 		return Decision{ReasonPoolExhausted, fmt.Sprintf("%s; without an address: %s", why, list(exhausted))}
+	case len(without) > 0:
+		return Decision{ReasonDatapathUnavailable, fmt.Sprintf("%s; without a data path: %s", cause, list(without))}
 	case len(waiting) > 0:
 		return Decision{ReasonMembersNotReady, fmt.Sprintf("%d of %d members are ready; not ready: %s", counts.Ready, counts.Total, list(waiting))}
 	case counts.Total > 0:
@@ -73,6 +74,17 @@ func readiness(counts v1alpha1.MemberCounts, waiting []string, applied int, prob
 	default:
 		return Decision{ReasonNoMembers, "no pod has joined yet"}
 	}
+}
+
+// affected are the pods that have a problem, and what one of them says.
+func affected(problems []Problem, reason Reason) (pods []string, why string) {
+	for _, p := range problems {
+		if p.Reason == reason {
+			pods, why = append(pods, p.Pod), p.Message
+		}
+	}
+	slices.Sort(pods)
+	return pods, why
 }
 
 // IsReady says whether the tunnel works for everybody in it.

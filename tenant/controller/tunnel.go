@@ -192,7 +192,7 @@ func (r *tunnelReconciler) status(ctx context.Context, t *v1alpha1.TenantTunnel,
 	if reasonOf(t.Status.Conditions, v1alpha1.ConditionAccepted) != s.Accepted.Reason {
 		r.recorder.Eventf(t, nil, eventType(s.Accepted), string(s.Accepted.Reason), "Decide", "%s", want.Conditions[0].Message)
 	}
-	if reasonOf(t.Status.Conditions, v1alpha1.ConditionReady) != s.Ready.Reason && s.Ready.Reason == tenant.ReasonPoolExhausted {
+	if reasonOf(t.Status.Conditions, v1alpha1.ConditionReady) != s.Ready.Reason && s.Ready.NeedsChange() {
 		r.recorder.Eventf(t, nil, eventType(s.Ready), string(s.Ready.Reason), "Join", "%s", want.Conditions[1].Message)
 	}
 	return 0, nil

@@ -57,6 +57,8 @@ type Options struct {
 	Store   Store
 	Log     logr.Logger
 	Metrics *Metrics
+	// Event tells of a member's datapath, for whoever looks at the pod; kind is a corev1.EventType. Nil tells nobody.
+	Event func(about Identity, kind string, reason tenant.Reason, message string)
 	// Addr is the TCP address to listen on.
 	Addr string
 	// TLS gives the serving certificate; the minimum version is raised to 1.3.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -72,7 +73,7 @@ func (f *fakeStore) WriteStatus(_ context.Context, m *v1alpha1.TunnelMember, s S
 	live, ok := f.members[m.Name]
 	if ok && s.Registration != nil {
 		live.Status.PublicKey, live.Status.Endpoint = s.Registration.PublicKey.String(), s.Registration.Endpoint.String()
-		live.Status.Datapath = v1alpha1.DatapathChoice(s.Registration.Datapath)
+		live.Status.Datapath, live.Status.DatapathReason = v1alpha1.DatapathChoice(s.Registration.Datapath), s.Registration.DatapathReason
 	}
 	if ok && s.Ready != nil {
 		live.Status.Conditions = []metav1.Condition{*s.Ready}
@@ -375,6 +376,39 @@ func TestEndOfAReplica(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// A member that cannot have its datapath never registers; its status and an Event tell why all the same. One that has it tells which,
+// once.
+func TestDatapathIsTold(t *testing.T) {
+	var events []string
+	f, srv := start(t, func(o *Options) {
+		o.Event = func(about Identity, kind string, reason tenant.Reason, message string) {
+			events = append(events, fmt.Sprintf("%s %s %s: %s", about.Pod, kind, reason, message))
+		}
+	})
+	self := f.add(0)
+	if code, text := call(t, srv, wire.ReportPath, self, wire.Report{Reason: "no Kernel here", DatapathUnavailable: true}); code != 204 {
+		t.Fatal(code, text)
+	}
+	if c := f.members["pod-0"].Status.Conditions[0]; c.Status != metav1.ConditionFalse || c.Reason != string(tenant.ReasonDatapathUnavailable) || c.Message != "no Kernel here" {
+		t.Errorf("condition %+v", c)
+	}
+	if code, text := call(t, srv, wire.ReportPath, self, wire.Report{Ready: true, DatapathUnavailable: true}); code != 400 {
+		t.Errorf("ready without a datapath: %d %s", code, text)
+	}
+	reg := registration()
+	reg.DatapathReason = "Auto: Netstack; no TUN"
+	for range 2 {
+		if code, text := call(t, srv, wire.RegisterPath, self, reg); code != 200 {
+			t.Fatal(code, text)
+		}
+	}
+	call(t, srv, wire.ReportPath, self, wire.Report{Ready: true})
+	want := []string{"acme/pod-0 Warning DatapathUnavailable: no Kernel here", "acme/pod-0 Normal DatapathChosen: datapath Netstack; Auto: Netstack; no TUN"}
+	if !slices.Equal(events, want) {
+		t.Errorf("events %q, want %q", events, want)
 	}
 }
 

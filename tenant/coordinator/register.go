@@ -11,11 +11,13 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
+	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
@@ -121,6 +123,9 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id Identity) e
 		if err := s.Store.WriteStatus(r.Context(), m.Object, Status{Registration: &reg}); err != nil {
 			return err
 		}
+		if st := &m.Object.Status; string(st.Datapath) != string(reg.Datapath) || st.DatapathReason != reg.DatapathReason {
+			s.event(id, corev1.EventTypeNormal, tenant.ReasonDatapathChosen, fmt.Sprintf("datapath %s; %s", reg.Datapath, reg.DatapathReason))
+		}
 	}
 	s.Log.Info("member registered", "pod", id.Pod.String(), "tunnel", m.Object.Spec.Tunnel, "publicKey", reg.PublicKey.String(),
 		"endpoint", reg.Endpoint.String(), "datapath", string(reg.Datapath), "reason", reg.DatapathReason)
@@ -218,8 +223,11 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 	if err := decode(w, r, &rep); err != nil {
 		return err
 	}
-	if len(rep.Reason) > 512 {
+	switch {
+	case len(rep.Reason) > 512:
 		return refuse(http.StatusBadRequest, "reason: %d bytes, want at most 512", len(rep.Reason))
+	case rep.Ready && rep.DatapathUnavailable:
+		return refuse(http.StatusBadRequest, "ready: true without a datapath")
 	}
 	m, ok, err := s.Store.Member(r.Context(), id)
 	if err != nil {
@@ -233,16 +241,28 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 	if err := s.Store.WriteStatus(r.Context(), m.Object, Status{Ready: &c}); err != nil {
 		return err
 	}
+	if rep.DatapathUnavailable {
+		s.event(id, corev1.EventTypeWarning, tenant.ReasonDatapathUnavailable, rep.Reason)
+	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
+func (s *Server) event(about Identity, kind string, reason tenant.Reason, message string) {
+	if s.Event != nil {
+		s.Event(about, kind, reason, message)
+	}
+}
+
 // readyCondition keeps the transition time while the status stays the same: a condition must not flap.
 func readyCondition(m *v1alpha1.TunnelMember, rep wire.Report) metav1.Condition {
-	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: "DataPathDown", Message: rep.Reason,
+	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: string(tenant.ReasonDataPathDown), Message: rep.Reason,
 		LastTransitionTime: metav1.Now(), ObservedGeneration: m.Generation}
-	if rep.Ready {
-		c.Status, c.Reason = metav1.ConditionTrue, "DataPathUp"
+	switch {
+	case rep.DatapathUnavailable:
+		c.Reason = string(tenant.ReasonDatapathUnavailable)
+	case rep.Ready:
+		c.Status, c.Reason = metav1.ConditionTrue, string(tenant.ReasonDataPathUp)
 	}
 	for _, old := range m.Status.Conditions {
 		if old.Type == c.Type && old.Status == c.Status {
