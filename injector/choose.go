@@ -188,15 +188,6 @@ func tunnelAccepted(c *candidate) finding {
 	return finding{TunnelNotAccepted, fmt.Sprintf("tunnel %s is not accepted (%s): %s", c.tunnel.Name, cond.Reason, cond.Message)}
 }
 
-func datapathAvailable(c *candidate) finding {
-	switch c.tunnel.Spec.Datapath {
-	case "", v1alpha1.DatapathAuto, v1alpha1.DatapathNetstack:
-		return finding{}
-	}
-	return finding{DatapathUnavailable, fmt.Sprintf("tunnel %s says spec.datapath: %s, which is not available in this version: use Auto or Netstack",
-		c.tunnel.Name, c.tunnel.Spec.Datapath)}
-}
-
 func labelAgrees(c *candidate) finding {
 	if v, ok := c.Pod.Labels[v1alpha1.LabelTunnel]; ok && v != c.tunnel.Name {
 		return finding{LabelConflict, fmt.Sprintf("metadata.labels[%s]: %q is set, but the pod's tunnel is %s; remove the label (the annotation %s chooses a tunnel)",

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tenantwire/tenantwire/tenant"
 )
@@ -50,6 +52,15 @@ type Config struct {
 	User int64
 	// Resources of the sidecar.
 	Resources corev1.ResourceRequirements
+	// PodSecurityDefault is the level of namespaces that do not say one: what the cluster's Pod Security admission takes for them.
+	PodSecurityDefault PodSecurityLevel
+	// TUNResource is the extended resource of a device plugin that brings /dev/net/tun; empty: there is none. Sidecars ask for it
+	// where the datapath is TUN.
+	TUNResource corev1.ResourceName
+	// TUNForAuto has those whose datapath is Auto ask for it too. A pod that asks is not scheduled where it is not offered.
+	TUNForAuto bool
+	// UserNamespaces gives pods whose sidecar gets NET_ADMIN a user namespace, where they would not notice.
+	UserNamespaces bool
 }
 
 // DefaultConfig is a Config without image and coordinator.
@@ -58,6 +69,8 @@ func DefaultConfig() Config {
 		ImagePullPolicy: corev1.PullIfNotPresent,
 		ClusterDomain:   "cluster.local",
 		User:            65532,
+		// Kubernetes' own.
+		PodSecurityDefault: Privileged,
 		// No CPU limit: it would throttle the data path in bursts. The request is what an idle sidecar needs.
 		Resources: corev1.ResourceRequirements{
 			Requests: corev1.ResourceList{
@@ -80,6 +93,9 @@ func (c Config) Validate() error {
 	if c.User == 0 || c.User < UnsetUser {
 		return fmt.Errorf("validate sidecar user: %d is neither above 0 nor %d (left to the platform)", c.User, UnsetUser)
 	}
+	if err := c.validateDatapath(); err != nil {
+		return err
+	}
 	u, err := url.Parse(c.CoordinatorURL)
 	if err != nil {
 		return fmt.Errorf("validate coordinator URL: %w", err)
@@ -88,4 +104,23 @@ func (c Config) Validate() error {
 		return fmt.Errorf("validate coordinator URL: %q is not https://HOST", c.CoordinatorURL)
 	}
 	return nil
+}
+
+func (c Config) validateDatapath() error {
+	switch c.PodSecurityDefault {
+	case Privileged, Baseline, Restricted:
+	default:
+		return fmt.Errorf("validate default Pod Security level: %q is not %s, %s or %s", c.PodSecurityDefault, Privileged, Baseline, Restricted)
+	}
+	if c.TUNForAuto && c.TUNResource == "" {
+		return errors.New("validate TUN resource: Auto is to ask for it, but it is empty")
+	}
+	domain, name, ok := strings.Cut(string(c.TUNResource), "/")
+	if c.TUNResource != "" && (!ok || len(validation.IsDNS1123Subdomain(domain)) > 0 || len(validation.IsQualifiedName(string(c.TUNResource))) > 0) {
+		return fmt.Errorf("validate TUN resource: %q is not the name of an extended resource, DOMAIN/NAME, for example devices.example.com/tun", c.TUNResource)
+	}
+	if name == "" || domain != "kubernetes.io" && !strings.HasSuffix(domain, ".kubernetes.io") {
+		return nil
+	}
+	return fmt.Errorf("validate TUN resource: %s is Kubernetes' own domain, extended resources have another", domain)
 }

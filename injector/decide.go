@@ -39,6 +39,7 @@ type rule func(*candidate) finding
 type candidate struct {
 	Input
 	tunnel   *v1alpha1.TenantTunnel
+	grant    grant
 	names    []Name
 	held     []v1alpha1.Port // carried ports that the application holds, on its own Service
 	lowPort  bool            // a port below 1024 is or may be carried
@@ -54,7 +55,7 @@ var tunnelRules = []rule{
 	chooseTunnel,
 	tunnelLives,
 	tunnelAccepted,
-	datapathAvailable,
+	datapathAllowed,
 	labelAgrees,
 }
 
@@ -85,7 +86,7 @@ func Decide(in Input) Decision {
 			}
 		}
 	}
-	d := decision(Injected, fmt.Sprintf("the pod joins tunnel %s", c.tunnel.Name))
+	d := decision(Injected, fmt.Sprintf("the pod joins tunnel %s, %s", c.tunnel.Name, c.plan))
 	d.Warnings, d.Tunnel, d.Plan = c.warnings, c.tunnel.Name, c.plan
 	return d
 }

@@ -22,7 +22,8 @@ func testConfig() *Config {
 }
 
 func testNamespace() *corev1.Namespace {
-	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{v1alpha1.LabelInject: v1alpha1.InjectEnabled}}}
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{
+		v1alpha1.LabelInject: v1alpha1.InjectEnabled, enforceLabel: string(Restricted)}}}
 }
 
 // testInput is a pod that is injected: a tunnel that carries Service web (8080/TCP) and host db.corp.internal (5432/TCP).
@@ -40,8 +41,9 @@ func testInput() *Input {
 		Tunnels: []v1alpha1.TenantTunnel{{
 			ObjectMeta: metav1.ObjectMeta{Name: "main", Namespace: "shop", Generation: 3},
 			Spec: v1alpha1.TenantTunnelSpec{
-				Expose: []v1alpha1.ExposedService{{Service: "web"}},
-				Egress: []v1alpha1.EgressHost{{Host: "db.corp.internal", Address: "10.20.0.5", Ports: []v1alpha1.Port{{Port: 5432}}}},
+				Datapath: v1alpha1.DatapathNetstack,
+				Expose:   []v1alpha1.ExposedService{{Service: "web"}},
+				Egress:   []v1alpha1.EgressHost{{Host: "db.corp.internal", Address: "10.20.0.5", Ports: []v1alpha1.Port{{Port: 5432}}}},
 			},
 		}},
 		Services: []corev1.Service{{
@@ -95,6 +97,17 @@ func sysctl(value string) func(*Input) {
 }
 
 func container(in *Input) *corev1.Container { return &in.Pod.Spec.Containers[0] }
+
+// datapath has the tunnel ask for one, in a namespace of a Pod Security level; empty: none is said.
+func datapath(choice v1alpha1.DatapathChoice, level string) func(*Input) {
+	return func(in *Input) {
+		in.Tunnels[0].Spec.Datapath = choice
+		in.Namespace.Labels[enforceLabel] = level
+		if level == "" {
+			delete(in.Namespace.Labels, enforceLabel)
+		}
+	}
+}
 
 // TestDecide changes one thing each in a pod that is injected. A message has to hold what whoever reads it needs.
 func TestDecide(t *testing.T) {
@@ -160,9 +173,20 @@ func TestDecide(t *testing.T) {
 		{"tunnel being deleted", func(in *Input) { deleting(&in.Tunnels[0]) }, TunnelDeleting, []string{"main"}},
 		{"tunnel not accepted", notAccepted(3), TunnelNotAccepted, []string{"spec.egress is wrong", "Invalid"}},
 		{"tunnel not accepted before it was changed", notAccepted(2), Injected, nil},
-		{"kernel datapath", func(in *Input) { in.Tunnels[0].Spec.Datapath = v1alpha1.DatapathKernel }, DatapathUnavailable, []string{"Kernel", "Auto"}},
-		{"tun datapath", func(in *Input) { in.Tunnels[0].Spec.Datapath = v1alpha1.DatapathTUN }, DatapathUnavailable, []string{"TUN"}},
-		{"netstack datapath", func(in *Input) { in.Tunnels[0].Spec.Datapath = v1alpha1.DatapathNetstack }, Injected, nil},
+		{"kernel datapath in a restricted namespace", datapath(v1alpha1.DatapathKernel, "restricted"), DatapathForbidden,
+			[]string{"main", "Kernel", "NET_ADMIN", "namespace shop", "restricted", enforceLabel + "=privileged", "Auto"}},
+		{"tun datapath in a baseline namespace", datapath(v1alpha1.DatapathTUN, "baseline"), DatapathForbidden, []string{"TUN", "level baseline"}},
+		{"tun datapath in a namespace of an unknown level", datapath(v1alpha1.DatapathTUN, "Privileged"), DatapathForbidden, []string{"level restricted"}},
+		{"tun datapath where the cluster's default forbids it", func(in *Input) {
+			datapath(v1alpha1.DatapathTUN, "")(in)
+			in.Config.PodSecurityDefault = Baseline
+		}, DatapathForbidden, []string{"cluster's default Pod Security level, baseline"}},
+		{"kernel datapath where the cluster's default allows it", datapath(v1alpha1.DatapathKernel, ""), Injected, []string{"datapath Kernel with NET_ADMIN"}},
+		{"tun datapath in a privileged namespace", datapath(v1alpha1.DatapathTUN, "privileged"), Injected, []string{"datapath TUN with NET_ADMIN"}},
+		{"auto datapath in a privileged namespace", datapath(v1alpha1.DatapathAuto, "privileged"), Injected, []string{"datapath Auto with NET_ADMIN"}},
+		{"auto datapath by default", datapath("", "privileged"), Injected, []string{"datapath Auto with NET_ADMIN"}},
+		{"auto datapath in a restricted namespace", datapath(v1alpha1.DatapathAuto, "restricted"), Injected, []string{"datapath Netstack"}},
+		{"netstack datapath in a privileged namespace", datapath(v1alpha1.DatapathNetstack, "privileged"), Injected, []string{"datapath Netstack"}},
 
 		{"node's network", func(in *Input) { in.Pod.Spec.HostNetwork = true }, HostNetwork, []string{"spec.hostNetwork"}},
 		{"windows by os", func(in *Input) { in.Pod.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, WindowsPod, []string{"spec.os.name"}},
@@ -302,6 +326,28 @@ func TestWarnings(t *testing.T) {
 			in.Pod.Labels["app"] = "web"
 			container(in).Ports = []corev1.ContainerPort{{ContainerPort: 8080}}
 		}, "web:8080 leads to itself"},
+		{"Auto without privileges", datapath(v1alpha1.DatapathAuto, "baseline"), "Auto: Netstack; namespace shop enforces Pod Security level baseline, which forbids NET_ADMIN"},
+		{"Auto without privileges by default", func(in *Input) {
+			datapath("", "")(in)
+			in.Config.PodSecurityDefault = Restricted
+		}, "the cluster's default Pod Security level, restricted"},
+		{"Auto with privileges", datapath(v1alpha1.DatapathAuto, "privileged"), ""},
+		{"TUN without a resource for the device", datapath(v1alpha1.DatapathTUN, "privileged"), "--tun-resource"},
+		{"TUN with one", func(in *Input) {
+			datapath(v1alpha1.DatapathTUN, "privileged")(in)
+			in.Config.TUNResource = "devices.example/tun"
+		}, ""},
+		{"Kernel beside a container with NET_ADMIN", func(in *Input) {
+			datapath(v1alpha1.DatapathKernel, "privileged")(in)
+			container(in).SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}
+		}, "spec.containers[0].securityContext"},
+		{"Kernel beside a privileged container", func(in *Input) {
+			datapath(v1alpha1.DatapathKernel, "privileged")(in)
+			in.Pod.Spec.InitContainers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
+		}, "spec.initContainers[0].securityContext"},
+		{"Netstack beside a privileged container", func(in *Input) {
+			in.Pod.Spec.InitContainers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
+		}, ""},
 		{"hostname of a carried Service", func(in *Input) { in.Pod.Spec.Hostname = "web" }, "web.shop.svc.cluster.local"},
 	}
 	for _, tt := range tests {
@@ -313,57 +359,6 @@ func TestWarnings(t *testing.T) {
 				t.Errorf("warnings %q, want one with %q", got, tt.want)
 			}
 		})
-	}
-}
-
-// TestNames: Services first, each part sorted, addresses counted over all of 127.77.0.0/16, a host of a Service's name left out.
-func TestNames(t *testing.T) {
-	in := testInput()
-	tunnel := &in.Tunnels[0]
-	tunnel.Spec.Expose, tunnel.Spec.Egress = nil, nil
-	for i := 299; i >= 0; i-- {
-		name := "s" + strings.Repeat("a", i)
-		tunnel.Spec.Expose = append(tunnel.Spec.Expose, v1alpha1.ExposedService{Service: name})
-	}
-	for _, h := range []string{"z.example", "a.example", "s"} {
-		tunnel.Spec.Egress = append(tunnel.Spec.Egress, v1alpha1.EgressHost{Host: h, Ports: []v1alpha1.Port{{Port: 5000}}})
-	}
-	d := Decide(finish(t, in))
-	if d.Plan == nil {
-		t.Fatal(d.Message)
-	}
-	names := d.Plan.Names
-	if len(names) != 302 || names[0].Name != "s" || names[300].Name != "a.example" || names[301].Name != "z.example" {
-		t.Fatalf("%d names, first %q, last %q", len(names), names[0].Name, names[len(names)-1].Name)
-	}
-	for i, want := range map[int]string{0: "127.77.0.1", 254: "127.77.0.255", 255: "127.77.1.0", 301: "127.77.1.46"} {
-		if got := names[i].Address.String(); got != want {
-			t.Errorf("name %d is at %s, want %s", i, got, want)
-		}
-	}
-	if want := []string{"s", "s.shop", "s.shop.svc", "s.shop.svc.cluster.local"}; !slices.Equal(names[0].Hostnames, want) {
-		t.Errorf("hostnames %q", names[0].Hostnames)
-	}
-	if want := []string{"a.example"}; !slices.Equal(names[300].Hostnames, want) {
-		t.Errorf("hostnames %q", names[300].Hostnames)
-	}
-}
-
-func TestConfigValidate(t *testing.T) {
-	if err := testConfig().Validate(); err != nil {
-		t.Error(err)
-	}
-	for name, spoil := range map[string]func(*Config){
-		"no image":       func(c *Config) { c.Image = "" },
-		"no domain":      func(c *Config) { c.ClusterDomain = "" },
-		"root":           func(c *Config) { c.User = 0 },
-		"plain http":     func(c *Config) { c.CoordinatorURL = "http://x" },
-		"no coordinator": func(c *Config) { c.CoordinatorURL = "" },
-	} {
-		c := testConfig()
-		if spoil(c); c.Validate() == nil {
-			t.Errorf("%s is valid", name)
-		}
 	}
 }
 

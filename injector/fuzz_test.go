@@ -37,6 +37,10 @@ func FuzzInject(f *testing.F) {
 		in.Tunnels[0].Spec.Proxies = []v1alpha1.Proxy{{Protocol: v1alpha1.SOCKS5, Port: 1080, Env: v1alpha1.ProxyEnvSet}}
 		in.Tunnels[0].Spec.Egress[0].Ports[0].Port = 443
 		in.Raw, in.Pod = raw, pod
+		if len(data)%2 == 0 { // with all that can be granted
+			datapath(v1alpha1.DatapathTUN, "privileged")(&in)
+			in.Config.TUNResource, in.Config.UserNamespaces = "devices.example/tun", true
+		}
 		d := Decide(in)
 		if d.Outcome != Inject {
 			return

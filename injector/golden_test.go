@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "rewrite the wanted parts of testdata/*.
 // The parts of a golden file. Lists are YAML documents separated by ---; the last two are what is wanted.
 const (
 	podPart, namespacePart, tunnelsPart, servicesPart = "pod.yaml", "namespace.yaml", "tunnels.yaml", "services.yaml"
+	configPart                                        = "config.yaml" // what differs from testConfig
 	decisionPart, patchedPart                         = "want-decision.yaml", "want-pod.yaml"
 )
 
@@ -74,6 +75,10 @@ func (g *golden) load(t testing.TB) {
 				t.Fatalf("%s: %v", g.path, err)
 			}
 			g.input.Raw = raw
+		case configPart:
+			if err := yaml.UnmarshalStrict([]byte(text), g.input.Config); err != nil {
+				t.Fatalf("%s: %v", g.path, err)
+			}
 		case namespacePart:
 			g.input.Namespace = documents[corev1.Namespace](t, g.path, text)[0].DeepCopy()
 		case tunnelsPart:
@@ -161,8 +166,11 @@ func TestRestrictedStaysRestricted(t *testing.T) {
 	}
 	compliant := 0
 	for _, g := range goldens(t) {
+		if level, _ := podSecurity(g.input.Namespace, Privileged); level != Restricted {
+			continue
+		}
 		d := Decide(g.input)
-		if d.Plan == nil || !restricted(t, evaluator, g.input.Pod, false) {
+		if d.Plan == nil || !admits(t, evaluator, api.LevelRestricted, g.input.Pod, false) {
 			continue
 		}
 		compliant++
@@ -170,7 +178,7 @@ func TestRestrictedStaysRestricted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !restricted(t, evaluator, pod, true) {
+		if !admits(t, evaluator, api.LevelRestricted, pod, true) {
 			t.Errorf("%s: injection broke restricted", g.path)
 		}
 	}
@@ -179,10 +187,11 @@ func TestRestrictedStaysRestricted(t *testing.T) {
 	}
 }
 
-func restricted(t *testing.T, evaluator policy.Evaluator, pod *corev1.Pod, tell bool) bool {
+// admits says whether Pod Security lets a pod pass at a level.
+func admits(t *testing.T, evaluator policy.Evaluator, level api.Level, pod *corev1.Pod, tell bool) bool {
 	t.Helper()
 	for _, v := range []api.Version{api.LatestVersion(), api.MajorMinorVersion(1, 25)} {
-		result := policy.AggregateCheckResults(evaluator.EvaluatePod(api.LevelVersion{Level: api.LevelRestricted, Version: v}, &pod.ObjectMeta, &pod.Spec))
+		result := policy.AggregateCheckResults(evaluator.EvaluatePod(api.LevelVersion{Level: level, Version: v}, &pod.ObjectMeta, &pod.Spec))
 		if !result.Allowed {
 			if tell {
 				t.Log(result.ForbiddenDetail())

@@ -42,7 +42,7 @@ func Patch(raw []byte, plan *Plan) ([]byte, error) {
 	if p.spec == nil {
 		return nil, errors.New("patch pod: it has no spec")
 	}
-	for _, step := range []func() error{p.label, p.env, p.sidecar, p.volumes, p.hostAliases, p.sysctls} {
+	for _, step := range []func() error{p.label, p.env, p.sidecar, p.volumes, p.hostAliases, p.sysctls, p.userNamespace} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("patch pod: %w", err)
 		}
@@ -221,6 +221,14 @@ func (p *patcher) sysctls() error {
 		p.add("/spec/securityContext", map[string]any{"sysctls": missing})
 	default:
 		p.append("/spec/securityContext/sysctls", have, missing)
+	}
+	return nil
+}
+
+// userNamespace heeds what the pod says of it already.
+func (p *patcher) userNamespace() error {
+	if v := p.spec["hostUsers"]; p.plan.UserNamespace && v == nil {
+		p.add("/spec/hostUsers", false)
 	}
 	return nil
 }

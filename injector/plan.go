@@ -2,6 +2,7 @@ package injector
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,7 +11,6 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/tenantwire/tenantwire/sidecar/wire"
-	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
 // Plan is what a pod has to have to be a member. Every field that the API server would default is set: what comes back from it is
@@ -24,6 +24,18 @@ type Plan struct {
 	Sysctls []corev1.Sysctl
 	// Env are the proxy variables that containers get which do not set them.
 	Env []corev1.EnvVar
+	// UserNamespace: the pod gets one, where it does not say anything about that.
+	UserNamespace bool
+
+	grant grant
+}
+
+// String says what becomes of the pod's privileges.
+func (p *Plan) String() string {
+	if p.UserNamespace {
+		return p.grant.String() + " in a user namespace"
+	}
+	return p.grant.String()
 }
 
 func (c *candidate) newPlan() *Plan {
@@ -33,6 +45,9 @@ func (c *candidate) newPlan() *Plan {
 		Container: c.sidecar(),
 		Volumes:   volumes(),
 		Env:       c.proxyEnv(),
+
+		UserNamespace: c.userNamespace(),
+		grant:         c.grant,
 	}
 	if c.lowPort {
 		p.Sysctls = []corev1.Sysctl{{Name: lowPortSysctl, Value: "0"}}
@@ -75,19 +90,28 @@ func (c *candidate) sidecar() corev1.Container {
 }
 
 // resources are the configured ones. A pod with a budget of its own shares that: the API server refuses pods whose containers request
-// more than it, and the budget is often exactly what the application's containers request.
+// more than it, and the budget is often exactly what the application's containers request. A budget knows no devices.
 func (c *candidate) resources() corev1.ResourceRequirements {
-	if c.Pod.Spec.Resources != nil {
-		return corev1.ResourceRequirements{}
+	var r corev1.ResourceRequirements
+	if c.Pod.Spec.Resources == nil {
+		r = *c.Config.Resources.DeepCopy()
 	}
-	return c.Config.Resources
+	if c.grant.tun {
+		one := corev1.ResourceList{c.Config.TUNResource: resource.MustParse("1")}
+		r.Limits, r.Requests = with(r.Limits, one), with(r.Requests, one)
+	}
+	return r
+}
+
+func with(list, more corev1.ResourceList) corev1.ResourceList {
+	if list == nil {
+		return more
+	}
+	maps.Copy(list, more)
+	return list
 }
 
 func (c *candidate) args() []string {
-	datapath := c.tunnel.Spec.Datapath
-	if datapath == "" {
-		datapath = v1alpha1.DatapathAuto
-	}
 	args := []string{
 		"--coordinator=" + c.Config.CoordinatorURL,
 		"--token-file=" + IdentityPath + "/" + TokenKey,
@@ -95,7 +119,10 @@ func (c *candidate) args() []string {
 		"--state-dir=" + StatePath,
 		"--listen-port=" + strconv.Itoa(ListenPort),
 		"--health-port=" + strconv.Itoa(HealthPort),
-		"--datapath=" + string(datapath),
+		"--datapath=" + string(c.grant.choice),
+	}
+	if c.grant.why != "" {
+		args = append(args, "--datapath-why="+c.grant.why)
 	}
 	for _, n := range c.names {
 		args = append(args, fmt.Sprintf("--name=%s=%s", n.Name, n.Address))
@@ -110,7 +137,8 @@ func (c *candidate) args() []string {
 }
 
 // securityContext says everything itself: the pod's own settings may be anything, and the sidecar has to be admitted under Pod
-// Security restricted, and be no more than that elsewhere.
+// Security restricted, and be no more than that elsewhere, but for NET_ADMIN where that is granted. It is not root then either: its
+// program has a file capability that lets it take, as any user, what the container has.
 func (c *candidate) securityContext() *corev1.SecurityContext {
 	sc := &corev1.SecurityContext{
 		RunAsNonRoot:             ptr.To(true),
@@ -118,6 +146,9 @@ func (c *candidate) securityContext() *corev1.SecurityContext {
 		ReadOnlyRootFilesystem:   ptr.To(true),
 		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	if c.grant.netAdmin {
+		sc.Capabilities.Add = []corev1.Capability{netAdmin}
 	}
 	if c.Config.User != UnsetUser {
 		sc.RunAsUser, sc.RunAsGroup = ptr.To(c.Config.User), ptr.To(c.Config.User)

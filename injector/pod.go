@@ -59,5 +59,6 @@ func isolated(c *candidate) finding {
 	if spec.HostPID {
 		c.warn("spec.hostPID: a container of this pod that runs as root can read the sidecar's key")
 	}
+	c.warnRuled()
 	return finding{}
 }

@@ -32,7 +32,7 @@ const (
 	TunnelSelectsNotPod  Reason = "TunnelSelectsNotPod"  // the annotation names a tunnel whose selector does not match
 	TunnelDeleting       Reason = "TunnelDeleting"       // the tunnel is going away
 	TunnelNotAccepted    Reason = "TunnelNotAccepted"    // the tunnel contradicts another object or itself
-	DatapathUnavailable  Reason = "DatapathUnavailable"  // the tunnel insists on a datapath that this version lacks
+	DatapathForbidden    Reason = "DatapathForbidden"    // the tunnel insists on a datapath that the namespace's Pod Security level forbids
 	HostNetwork          Reason = "HostNetwork"          // the pod has no network of its own
 	StaticPod            Reason = "StaticPod"            // the kubelet runs it whatever we say
 	WindowsPod           Reason = "WindowsPod"           // there is no sidecar for Windows
@@ -50,7 +50,7 @@ const (
 func Reasons() []Reason {
 	return []Reason{
 		Injected, NamespaceNotOptedIn, OptedOut, NotSelected, InvalidPod, UnknownKey, MalformedAnnotation, LabelConflict, OptOutForbidden,
-		NoTunnel, UnknownTunnel, AmbiguousTunnel, TunnelSelectsNotPod, TunnelDeleting, TunnelNotAccepted, DatapathUnavailable, HostNetwork,
+		NoTunnel, UnknownTunnel, AmbiguousTunnel, TunnelSelectsNotPod, TunnelDeleting, TunnelNotAccepted, DatapathForbidden, HostNetwork,
 		StaticPod, WindowsPod, ReservedName, ReservedPort, ReservedMount, HostAliasConflict, PortConflict, SysctlConflict, InternalError,
 		ClusterNotObservable,
 	}

@@ -43,7 +43,12 @@ type Options struct {
 	CertDir         string
 	LeaderElect     bool
 	ShutdownDelay   time.Duration // how long a replica serves on after it was told to end; the pod's grace period is longer
-	Log             logr.Logger
+	// What injected pods are granted for their datapaths; see injector.Config.
+	PodSecurityDefault string
+	TUNResource        string
+	TUNForAuto         bool
+	UserNamespaces     bool
+	Log                logr.Logger
 }
 
 // DefaultOptions leaves Namespace, SidecarImage and Log to the caller.
@@ -52,7 +57,8 @@ func DefaultOptions() Options {
 		ClusterDomain: "cluster.local", WebhookPort: 9443, CoordinatorPort: 9444, MetricsAddress: ":8080", HealthAddress: ":8081",
 		CertSource: string(webhook.CertRotated), CertDir: "/run/tenantwire/certs", LeaderElect: true,
 		// The slowest on the way from a pod's deletion to the last node's rules, and some more.
-		ShutdownDelay: 10 * time.Second,
+		ShutdownDelay:      10 * time.Second,
+		PodSecurityDefault: string(injector.DefaultConfig().PodSecurityDefault),
 	}
 }
 
@@ -142,6 +148,8 @@ func newManager(cfg *rest.Config, o Options, certs *webhook.Certificates, ending
 func (o Options) injector() injector.Config {
 	c := injector.DefaultConfig()
 	c.Image, c.ClusterDomain = o.SidecarImage, o.ClusterDomain
+	c.PodSecurityDefault = injector.PodSecurityLevel(o.PodSecurityDefault)
+	c.TUNResource, c.TUNForAuto, c.UserNamespaces = corev1.ResourceName(o.TUNResource), o.TUNForAuto, o.UserNamespaces
 	c.CoordinatorURL = fmt.Sprintf("https://%s.%s.svc", webhook.CoordinatorService, o.Namespace)
 	return c
 }

@@ -46,7 +46,7 @@ func (h *handler) gatherAndDecide(ctx context.Context, in injector.Input, namesp
 
 func needsLive(d injector.Decision) bool {
 	switch d.Reason {
-	case injector.NoTunnel, injector.UnknownTunnel, injector.TunnelSelectsNotPod, injector.TunnelDeleting, injector.TunnelNotAccepted:
+	case injector.NoTunnel, injector.UnknownTunnel, injector.TunnelSelectsNotPod, injector.TunnelDeleting, injector.TunnelNotAccepted, injector.DatapathForbidden:
 		return true
 	}
 	return d.Outcome == injector.Skip

@@ -67,6 +67,14 @@ the controllers. manifests/install.yaml installs it.`,
 	p.StringVar(&o.CertDir, "cert-dir", o.CertDir, "folder of tls.crt, tls.key and ca.crt")
 	p.BoolVar(&o.LeaderElect, "leader-elect", o.LeaderElect, "elect a leader among replicas for the controllers")
 	p.DurationVar(&o.ShutdownDelay, "shutdown-delay", o.ShutdownDelay, "how long to serve on after SIGTERM, while requests find their way to other replicas")
+	p.StringVar(&o.PodSecurityDefault, "pod-security-default", o.PodSecurityDefault,
+		"Pod Security level that namespaces without a label enforce in this cluster: privileged, baseline or restricted")
+	p.StringVar(&o.TUNResource, "tun-resource", o.TUNResource,
+		"extended resource of a device plugin that brings /dev/net/tun; members with the datapath TUN ask for it")
+	p.BoolVar(&o.TUNForAuto, "tun-for-auto", o.TUNForAuto,
+		"members with the datapath Auto ask for --tun-resource too: only where every node offers it, as they run nowhere else")
+	p.BoolVar(&o.UserNamespaces, "user-namespaces", o.UserNamespaces,
+		"pods whose sidecar gets NET_ADMIN get a user namespace where that changes nothing for them: only where every node supports it")
 	p.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	if err := c.MarkFlagRequired("sidecar-image"); err != nil {
 		panic(err) // unreachable: the flag is defined above
