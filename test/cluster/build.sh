@@ -79,7 +79,8 @@ part containerd mod/containerd containerd
 part runc mod/runc runc
 part cni mod/cni cni
 part coredns mod/coredns one coredns .
+part tunplugin mod/tunplugin one tunplugin .
 part clustertool . one clustertool ./cmd/clustertool
 part workload . one workload ./cmd/workload
 part pause cmd/pause pause
-for i in pause coredns workload; do image "$i"; done
+for i in pause coredns tunplugin workload; do image "$i"; done

@@ -114,4 +114,7 @@ if [[ ${TW_DNS:-1} == 1 ]]; then
   kubectl -n kube-system rollout status deployment/coredns --timeout=120s >/dev/null
   say "cluster DNS ready"
 fi
+if [[ -e /dev/net/tun ]]; then
+  kubectl apply -f "$DIR/manifests/tunplugin.yaml" >/dev/null # who needs it waits for it
+fi
 echo "export KUBECONFIG=$STATE/kubeconfig"
