@@ -129,11 +129,12 @@ func (c *Cluster) admissionReady(ctx context.Context) error {
 	})
 }
 
-// stampOperator makes a new image of the same name a new pod template.
+// stampOperator makes a new image of the same name a new pod template, and tells the operator what our nodes offer.
 func stampOperator(u *unstructured.Unstructured) {
 	if u.GetKind() != "Deployment" || u.GetName() != OperatorName {
 		return
 	}
+	offerTUN(u)
 	b, err := os.ReadFile(filepath.Join(root(), "dist", "tenantwire-operator.tar"))
 	if err != nil {
 		return // a cluster that pulls its images
