@@ -105,7 +105,11 @@ func Open(name string, log *slog.Logger) (*Link, error) {
 		nl.Close()
 		return nil, err
 	}
-	l.routes = &routes{nl: nl, index: l.link.Attrs().Index}
+	if l.routes, err = newRoutes(nl, name, l.link.Attrs().Index); err != nil {
+		_ = l.policy.close()
+		nl.Close()
+		return nil, err
+	}
 	return l, nil
 }
 

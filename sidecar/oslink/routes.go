@@ -5,6 +5,7 @@ package oslink
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -16,6 +17,10 @@ import (
 // Routes into the tunnel are in the main table, one for each allowed IP. Those that would catch the tunnel's own outer packets (a
 // default route, or one over a peer's endpoint) are in a table of their own, which packets with our Mark do not see and which
 // everything more specific than a default route in the main table goes before: that is all the policy routing there is.
+//
+// A route goes with its interface, and a TUN device goes with the process: what an application sends to a peer would then leave by
+// the default route, in plaintext. So each route of the main table has a shadow of the least preference that says "unreachable". It is
+// taken away with its route, and outlives a process that dies, until the next one is told its routes.
 const (
 	routeProtocol = 0x74 // ours, in `ip route`
 	ownTable      = 0x7477
@@ -28,6 +33,9 @@ type routes struct {
 	index int
 	have  map[netip.Prefix]route
 	rules bool
+
+	shadow int            // the metric of our shadows, by which they are known
+	left   []netip.Prefix // shadows of a process that died
 }
 
 // route is what a route is beside its destination.
@@ -50,7 +58,45 @@ func (r *routes) set(to []netip.Prefix, endpoints []netip.Addr, own []netip.Addr
 		}
 		return fmt.Errorf("set routes: %w", err)
 	}
+	for _, p := range r.left {
+		if w, ok := want[p]; !ok || w.apart {
+			_ = r.nl.RouteDel(r.shadowOf(p))
+		}
+	}
+	r.left = nil
 	return nil
+}
+
+// newRoutes finds what a process that died left of the interface of that name.
+func newRoutes(nl *netlink.Handle, name string, index int) (*routes, error) {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	r := &routes{nl: nl, index: index, shadow: 0x74770000 | int(h.Sum32()&0xffff)}
+	filter := r.shadowOf(netip.Prefix{})
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		left, err := nl.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_PRIORITY)
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+		for _, l := range left {
+			if l.Dst == nil {
+				continue
+			}
+			a, _ := netip.AddrFromSlice(l.Dst.IP)
+			bits, _ := l.Dst.Mask.Size()
+			r.left = append(r.left, netip.PrefixFrom(a.Unmap(), bits))
+		}
+	}
+	return r, nil
+}
+
+// shadowOf is the shadow of the route to p.
+func (r *routes) shadowOf(p netip.Prefix) *netlink.Route {
+	n := &netlink.Route{Type: unix.RTN_UNREACHABLE, Priority: r.shadow, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}
+	if p.IsValid() {
+		n.Dst = ipNet(p)
+	}
+	return n
 }
 
 // prefer gives every route the source address that new connections should have. It installs all of them again, since the kernel
@@ -88,6 +134,11 @@ func (r *routes) change(want map[netip.Prefix]route) error {
 		if old, ok := have[p]; ok && old == w {
 			continue
 		}
+		if !w.apart {
+			if err := r.nl.RouteReplace(r.shadowOf(p)); err != nil {
+				return fmt.Errorf("shadow of the route to %s: %w", p, err)
+			}
+		}
 		if err := r.nl.RouteReplace(r.netlink(p, w)); err != nil {
 			return fmt.Errorf("route to %s: %w", p, err)
 		}
@@ -106,7 +157,12 @@ func (r *routes) change(want map[netip.Prefix]route) error {
 }
 
 // drop removes a route. That it is gone already is no error: somebody took the interface down.
-func (r *routes) drop(p netip.Prefix, old route) { _ = r.nl.RouteDel(r.netlink(p, old)) }
+func (r *routes) drop(p netip.Prefix, old route) {
+	_ = r.nl.RouteDel(r.netlink(p, old))
+	if !old.apart {
+		_ = r.nl.RouteDel(r.shadowOf(p))
+	}
+}
 
 func (r *routes) netlink(p netip.Prefix, w route) *netlink.Route {
 	n := &netlink.Route{LinkIndex: r.index, Dst: ipNet(p), Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}

@@ -321,6 +321,10 @@ func TestDatapathKernelFailsClearly(t *testing.T) {
 	outside.Create(kit.Service("web", "80:8080"), webDeployment(1))
 	ip := outside.WaitRollout("web")[0].Status.PodIP
 	c := kit.StartCapture(t, "node1", t.TempDir())
+	control := "control-" + n.Name
+	outside.Create(kit.Pod("outsider"))
+	outside.WaitReady("outsider")
+	outside.App("outsider", "get", "http://"+ip+":8080/"+control)
 	n.Create(kit.Pod("member", "get", "-n", "1000", "-interval", "50ms", "http://"+ip+":8080/"+marker))
 	const why = "datapath Kernel was asked for and cannot be had: this kernel has no WireGuard"
 	m := &v1alpha1.TunnelMember{}
@@ -367,6 +371,9 @@ func TestDatapathKernelFailsClearly(t *testing.T) {
 	})
 	if count := c.Stop(marker); count.Marker > 0 {
 		t.Errorf("captured %+v", count)
+	}
+	if count := c.Count(control); count.Marker == 0 {
+		t.Errorf("captured %+v: what the pod outside sent in plaintext is not there, so the test shows nothing", count)
 	}
 }
 

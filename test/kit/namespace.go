@@ -41,6 +41,9 @@ func (c *Cluster) Namespace(t T, options ...NamespaceOption) *Namespace {
 	t.Helper()
 	o := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: nameOf(t), Labels: map[string]string{
 		v1alpha1.LabelInject: v1alpha1.InjectEnabled, "pod-security.kubernetes.io/enforce": "restricted"}}}
+	if everyDatapath != "" {
+		PodSecurity("privileged")(o)
+	}
 	for _, f := range options {
 		f(o)
 	}
@@ -157,7 +160,7 @@ func (n *Namespace) WaitGone(o client.Object) {
 // Tunnel makes a TenantTunnel and waits until it is accepted.
 func (n *Namespace) Tunnel(name string, change ...func(*v1alpha1.TenantTunnelSpec)) *v1alpha1.TenantTunnel {
 	n.T.Helper()
-	t := &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	t := &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.TenantTunnelSpec{Datapath: everyDatapath}}
 	for _, f := range change {
 		f(&t.Spec)
 	}

@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
 // TUNResource is what brings /dev/net/tun into pods of the cluster that test/cluster starts.
@@ -14,6 +16,10 @@ const TUNResource = "tenantwire.test/tun"
 
 // tunFlags have the operator give pods what the nodes of test/cluster offer.
 var tunFlags = []any{"--tun-resource=" + TUNResource, "--tun-for-auto", "--user-namespaces"}
+
+// everyDatapath is what the tunnels of all tests ask for that do not ask for another, in namespaces that allow it. Tests of what is
+// only true without it fail then.
+var everyDatapath = v1alpha1.DatapathChoice(os.Getenv("TENANTWIRE_TEST_DATAPATH"))
 
 func ourNodes() bool {
 	state := os.Getenv("TW_STATE")
