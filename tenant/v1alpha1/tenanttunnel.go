@@ -40,7 +40,8 @@ type TenantTunnelSpec struct {
 	Members Members `json:"members,omitempty"`
 
 	// datapath is what moves the packets in members. Auto takes the fastest that the host and the namespace's Pod Security level
-	// allow; the others are never replaced by a different one.
+	// allow; the others are never replaced by a different one: a pod that cannot have it is refused or does not start. It counts
+	// for pods that are created afterwards.
 	// +kubebuilder:default=Auto
 	// +optional
 	Datapath DatapathChoice `json:"datapath,omitempty"`
