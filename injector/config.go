@@ -60,7 +60,7 @@ type Config struct {
 	// TUNForAuto has those whose datapath is Auto ask for it too. A pod that asks is not scheduled where it is not offered.
 	TUNForAuto bool
 	// UserNamespaces gives pods whose sidecar gets NET_ADMIN a user namespace, where they would not notice.
-	UserNamespaces bool
+	UserNamespaces UserNamespaces
 }
 
 // DefaultConfig is a Config without image and coordinator.
@@ -71,6 +71,7 @@ func DefaultConfig() Config {
 		User:            65532,
 		// Kubernetes' own.
 		PodSecurityDefault: Privileged,
+		UserNamespaces:     UserNamespacesAuto,
 		// No CPU limit: it would throttle the data path in bursts. The request is what an idle sidecar needs.
 		Resources: corev1.ResourceRequirements{
 			Requests: corev1.ResourceList{
@@ -111,6 +112,11 @@ func (c Config) validateDatapath() error {
 	case Privileged, Baseline, Restricted:
 	default:
 		return fmt.Errorf("validate default Pod Security level: %q is not %s, %s or %s", c.PodSecurityDefault, Privileged, Baseline, Restricted)
+	}
+	switch c.UserNamespaces {
+	case UserNamespacesAuto, UserNamespacesAlways, UserNamespacesNever:
+	default:
+		return fmt.Errorf("validate user namespaces: %q is not %s, %s or %s", c.UserNamespaces, UserNamespacesAuto, UserNamespacesAlways, UserNamespacesNever)
 	}
 	if c.TUNForAuto && c.TUNResource == "" {
 		return errors.New("validate TUN resource: Auto is to ask for it, but it is empty")

@@ -13,6 +13,7 @@ func TestConfigValidate(t *testing.T) {
 		"plain http":                    func(c *Config) { c.CoordinatorURL = "http://x" },
 		"no coordinator":                func(c *Config) { c.CoordinatorURL = "" },
 		"no level":                      func(c *Config) { c.PodSecurityDefault = "" },
+		"bad choice of user namespaces": func(c *Config) { c.UserNamespaces = "true" },
 		"bad level":                     func(c *Config) { c.PodSecurityDefault = "Restricted" },
 		"no domain of the TUN resource": func(c *Config) { c.TUNResource = "tun" },
 		"bad TUN resource":              func(c *Config) { c.TUNResource = "x y/tun" },

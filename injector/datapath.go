@@ -95,6 +95,39 @@ func (c *candidate) wantsTUN(choice v1alpha1.DatapathChoice) bool {
 	return false
 }
 
+// UserNamespaces says which pods get one.
+type UserNamespaces string
+
+// The choices.
+const (
+	UserNamespacesAuto   UserNamespaces = "Auto"   // where every node has them
+	UserNamespacesAlways UserNamespaces = "Always" // whatever the nodes say
+	UserNamespacesNever  UserNamespaces = "Never"
+)
+
+// UserNamespacesOn says whether a pod can have a user namespace on whichever of the nodes it comes to: their runtime offers it, and
+// their kernel can mount a pod's volumes in memory for it (Linux 6.3).
+func UserNamespacesOn(nodes []corev1.Node) bool {
+	some := false
+	for i := range nodes {
+		n := &nodes[i]
+		if n.Labels[corev1.LabelOSStable] == string(corev1.Windows) {
+			continue
+		}
+		some = true
+		var major, minor int
+		if _, err := fmt.Sscanf(n.Status.NodeInfo.KernelVersion, "%d.%d", &major, &minor); err != nil || major < 6 || major == 6 && minor < 3 {
+			return false
+		}
+		if !slices.ContainsFunc(n.Status.RuntimeHandlers, func(h corev1.NodeRuntimeHandler) bool {
+			return h.Name == "" && h.Features != nil && ptr.Deref(h.Features.UserNamespaces, false)
+		}) {
+			return false
+		}
+	}
+	return some
+}
+
 // maxMappedID is the last user or group that a pod's user namespace has.
 const maxMappedID = 65535
 
@@ -104,7 +137,8 @@ const maxMappedID = 65535
 // by capabilities of its own, by namespaces shared with the node, by users beyond those that are mapped.
 func (c *candidate) userNamespace() bool {
 	spec := &c.Pod.Spec
-	if !c.grant.netAdmin || !c.Config.UserNamespaces || spec.HostUsers != nil || spec.HostPID || spec.HostIPC ||
+	can := c.Config.UserNamespaces == UserNamespacesAlways || c.Config.UserNamespaces == UserNamespacesAuto && c.UserNamespacesOn
+	if !c.grant.netAdmin || !can || spec.HostUsers != nil || spec.HostPID || spec.HostIPC ||
 		spec.RuntimeClassName != nil || len(spec.ResourceClaims) > 0 || c.Config.User > maxMappedID || !podMapped(spec.SecurityContext) ||
 		slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool { return !madeByKubelet(&v) }) {
 		return false

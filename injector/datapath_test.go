@@ -71,7 +71,7 @@ func TestLevelsHold(t *testing.T) {
 			for _, choice := range []v1alpha1.DatapathChoice{"", v1alpha1.DatapathAuto, v1alpha1.DatapathKernel, v1alpha1.DatapathTUN, v1alpha1.DatapathNetstack} {
 				in := g.input
 				in.Config = testConfig()
-				in.Config.TUNResource, in.Config.TUNForAuto, in.Config.UserNamespaces = "devices.example/tun", true, true
+				in.Config.TUNResource, in.Config.TUNForAuto, in.Config.UserNamespaces = "devices.example/tun", true, UserNamespacesAlways
 				in.Namespace = in.Namespace.DeepCopy()
 				in.Namespace.Labels[enforceLabel] = string(level)
 				in.Tunnels = slices.Clone(in.Tunnels)
@@ -117,7 +117,9 @@ func TestUserNamespace(t *testing.T) {
 		"configuration":        {volume(corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}), true},
 		"secret":               {volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{}}), true},
 		"as user 1000":         {context(corev1.SecurityContext{RunAsUser: ptr.To[int64](1000)}), true},
-		"not asked for":        {func(in *Input) { in.Config.UserNamespaces = false }, false},
+		"not asked for":        {func(in *Input) { in.Config.UserNamespaces = UserNamespacesNever }, false},
+		"not on every node":    {func(in *Input) { in.UserNamespacesOn = false }, false},
+		"always":               {func(in *Input) { in.UserNamespacesOn, in.Config.UserNamespaces = false, UserNamespacesAlways }, true},
 		"without NET_ADMIN":    {datapath(v1alpha1.DatapathNetstack, "privileged"), false},
 		"restricted":           {datapath(v1alpha1.DatapathAuto, "restricted"), false},
 		"says yes itself":      {func(in *Input) { in.Pod.Spec.HostUsers = ptr.To(false) }, false},
@@ -151,7 +153,7 @@ func TestUserNamespace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := testInput()
 			datapath(v1alpha1.DatapathAuto, "privileged")(in)
-			in.Config.UserNamespaces = true
+			in.UserNamespacesOn = true
 			tt.change(in)
 			d := Decide(finish(t, in))
 			if d.Plan == nil {
@@ -171,5 +173,33 @@ func TestUserNamespace(t *testing.T) {
 				t.Errorf("message %q", d.Message)
 			}
 		})
+	}
+}
+
+func TestUserNamespacesOn(t *testing.T) {
+	node := func(kernel, handler string, have *bool) corev1.Node {
+		return corev1.Node{Status: corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{KernelVersion: kernel},
+			RuntimeHandlers: []corev1.NodeRuntimeHandler{{Name: "other"}, {Name: handler, Features: &corev1.NodeRuntimeHandlerFeatures{UserNamespaces: have}}}}}
+	}
+	good, windows := node("6.3.0-generic", "", ptr.To(true)), node("10.0", "", nil)
+	windows.Labels = map[string]string{corev1.LabelOSStable: "windows"}
+	for name, tt := range map[string]struct {
+		nodes []corev1.Node
+		want  bool
+	}{
+		"none":                             {nil, false},
+		"all":                              {[]corev1.Node{good, node("10.0", "", ptr.To(true))}, true},
+		"beside windows":                   {[]corev1.Node{windows, good}, true},
+		"windows alone":                    {[]corev1.Node{windows}, false},
+		"one with an old kernel":           {[]corev1.Node{good, node("6.2.16", "", ptr.To(true))}, false},
+		"one with an older one":            {[]corev1.Node{good, node("5.15.0-91-generic", "", ptr.To(true))}, false},
+		"one that says no":                 {[]corev1.Node{good, node("6.8.0", "", ptr.To(false))}, false},
+		"one that does not say":            {[]corev1.Node{good, node("6.8.0", "", nil)}, false},
+		"one whose other runtime has them": {[]corev1.Node{good, node("6.8.0", "kata", ptr.To(true))}, false},
+		"one that says nothing":            {[]corev1.Node{good, {}}, false},
+	} {
+		if got := UserNamespacesOn(tt.nodes); got != tt.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }

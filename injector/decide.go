@@ -21,6 +21,8 @@ type Input struct {
 	Tunnels  []v1alpha1.TenantTunnel
 	Services []corev1.Service
 	Config   *Config
+	// UserNamespacesOn: every node can give a pod a user namespace; see the function of that name.
+	UserNamespacesOn bool
 }
 
 // ParsePod reads a pod's JSON as far as our vendored types know it.

@@ -39,7 +39,7 @@ func FuzzInject(f *testing.F) {
 		in.Raw, in.Pod = raw, pod
 		if len(data)%2 == 0 { // with all that can be granted
 			datapath(v1alpha1.DatapathTUN, "privileged")(&in)
-			in.Config.TUNResource, in.Config.UserNamespaces = "devices.example/tun", true
+			in.Config.TUNResource, in.Config.UserNamespaces = "devices.example/tun", UserNamespacesAlways
 		}
 		d := Decide(in)
 		if d.Outcome != Inject {

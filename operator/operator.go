@@ -47,7 +47,7 @@ type Options struct {
 	PodSecurityDefault string
 	TUNResource        string
 	TUNForAuto         bool
-	UserNamespaces     bool
+	UserNamespaces     string
 	Log                logr.Logger
 }
 
@@ -58,7 +58,7 @@ func DefaultOptions() Options {
 		CertSource: string(webhook.CertRotated), CertDir: "/run/tenantwire/certs", LeaderElect: true,
 		// The slowest on the way from a pod's deletion to the last node's rules, and some more.
 		ShutdownDelay:      10 * time.Second,
-		PodSecurityDefault: string(injector.DefaultConfig().PodSecurityDefault),
+		PodSecurityDefault: string(injector.DefaultConfig().PodSecurityDefault), UserNamespaces: string(injector.DefaultConfig().UserNamespaces),
 	}
 }
 
@@ -149,7 +149,8 @@ func (o Options) injector() injector.Config {
 	c := injector.DefaultConfig()
 	c.Image, c.ClusterDomain = o.SidecarImage, o.ClusterDomain
 	c.PodSecurityDefault = injector.PodSecurityLevel(o.PodSecurityDefault)
-	c.TUNResource, c.TUNForAuto, c.UserNamespaces = corev1.ResourceName(o.TUNResource), o.TUNForAuto, o.UserNamespaces
+	c.TUNResource, c.TUNForAuto = corev1.ResourceName(o.TUNResource), o.TUNForAuto
+	c.UserNamespaces = injector.UserNamespaces(o.UserNamespaces)
 	c.CoordinatorURL = fmt.Sprintf("https://%s.%s.svc", webhook.CoordinatorService, o.Namespace)
 	return c
 }

@@ -163,7 +163,7 @@ func operatorRights() []client.Object {
 	subject := []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "operator"}}
 	return []client.Object{
 		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "operator"}, Rules: []rbacv1.PolicyRule{
-			rule("", []string{"namespaces", "services"}, nil, "get", "list", "watch"),
+			rule("", []string{"namespaces", "services", "nodes"}, nil, "get", "list", "watch"),
 			rule("tenantwire.dev", []string{"tenanttunnels"}, nil, "get", "list", "watch"),
 			rule("events.k8s.io", []string{"events"}, nil, "create", "patch"),
 			rule("admissionregistration.k8s.io", []string{"mutatingwebhookconfigurations"}, []string{ConfigurationName}, "get", "list", "watch", "update"),

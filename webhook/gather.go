@@ -28,6 +28,7 @@ func (h *handler) gatherAndDecide(ctx context.Context, in injector.Input, namesp
 	if in.Services, err = readServices(ctx, h.cached, namespace); err != nil {
 		return injector.Decision{}, err
 	}
+	in.UserNamespacesOn = h.nodes != nil && h.nodes.userNamespaces(ctx)
 	v, err := readView(ctx, h.cached, namespace)
 	if err == nil {
 		in.Namespace, in.Tunnels = v.namespace, v.tunnels

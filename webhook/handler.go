@@ -26,6 +26,7 @@ type handler struct {
 	config injector.Config
 	cached client.Reader
 	live   *liveReader
+	nodes  *nodeFeatures // nil: they do not matter
 	events func(decided)
 	log    logr.Logger
 }

@@ -41,7 +41,12 @@ func Setup(mgr manager.Manager, o Options) error {
 		return fmt.Errorf("set up webhook: %w", err)
 	}
 	// Informers that are asked for now are synced before the manager is ready, not when the first pod waits for them.
-	for _, object := range []client.Object{&corev1.Namespace{}, &corev1.Service{}, &v1alpha1.TenantTunnel{}} {
+	watched := []client.Object{&corev1.Namespace{}, &corev1.Service{}, &v1alpha1.TenantTunnel{}}
+	var nodes *nodeFeatures
+	if o.Injector.UserNamespaces == injector.UserNamespacesAuto {
+		nodes, watched = &nodeFeatures{cached: mgr.GetCache()}, append(watched, &corev1.Node{})
+	}
+	for _, object := range watched {
 		if _, err := mgr.GetCache().GetInformer(context.Background(), object, cache.BlockUntilSynced(false)); err != nil {
 			return fmt.Errorf("set up webhook: watch %T: %w", object, err)
 		}
@@ -50,6 +55,7 @@ func Setup(mgr manager.Manager, o Options) error {
 		config: o.Injector,
 		cached: mgr.GetCache(),
 		live:   newLiveReader(mgr.GetAPIReader()),
+		nodes:  nodes,
 		events: eventsOf(mgr.GetEventRecorder("tenantwire-webhook")),
 		log:    mgr.GetLogger().WithName("webhook"),
 	}

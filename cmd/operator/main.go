@@ -73,8 +73,8 @@ the controllers. manifests/install.yaml installs it.`,
 		"extended resource of a device plugin that brings /dev/net/tun; members with the datapath TUN ask for it")
 	p.BoolVar(&o.TUNForAuto, "tun-for-auto", o.TUNForAuto,
 		"members with the datapath Auto ask for --tun-resource too: only where every node offers it, as they run nowhere else")
-	p.BoolVar(&o.UserNamespaces, "user-namespaces", o.UserNamespaces,
-		"pods whose sidecar gets NET_ADMIN get a user namespace where that changes nothing for them: only where every node supports it")
+	p.StringVar(&o.UserNamespaces, "user-namespaces", o.UserNamespaces,
+		"whether pods whose sidecar gets NET_ADMIN get a user namespace where that changes nothing for them: Auto (if every node has them), Always or Never")
 	p.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	if err := c.MarkFlagRequired("sidecar-image"); err != nil {
 		panic(err) // unreachable: the flag is defined above

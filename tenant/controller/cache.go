@@ -31,6 +31,7 @@ func CacheOptions(operatorNamespace string) cache.Options {
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Pod{}:       {Label: labels.NewSelector().Add(*injected), Transform: trimPod},
+			&corev1.Node{}:      {Transform: trimNode},
 			&corev1.ConfigMap{}: {Field: named(tenant.CAConfigMap)},
 			&corev1.Secret{}: {Namespaces: map[string]cache.Config{
 				operatorNamespace: {FieldSelector: named(ServingCertSecret)},
@@ -66,6 +67,21 @@ func trimPod(obj any) (any, error) {
 	trimmed.Spec.NodeName = pod.Spec.NodeName
 	trimmed.Spec.Containers = trimContainers(pod.Spec.Containers)
 	trimmed.Spec.InitContainers = trimContainers(pod.Spec.InitContainers)
+	return trimmed, nil
+}
+
+// trimNode keeps of a node what it is and can: it is as large as a pod otherwise, and changes every few minutes.
+func trimNode(obj any) (any, error) {
+	n, ok := obj.(*corev1.Node)
+	if !ok {
+		return obj, nil // a tombstone
+	}
+	trimmed := &corev1.Node{TypeMeta: n.TypeMeta, ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion}}
+	if os, ok := n.Labels[corev1.LabelOSStable]; ok {
+		trimmed.Labels = map[string]string{corev1.LabelOSStable: os}
+	}
+	trimmed.Status.NodeInfo.KernelVersion = n.Status.NodeInfo.KernelVersion
+	trimmed.Status.RuntimeHandlers = n.Status.RuntimeHandlers
 	return trimmed, nil
 }
 

@@ -15,7 +15,7 @@ import (
 const TUNResource = "tenantwire.test/tun"
 
 // tunFlags have the operator give pods what the nodes of test/cluster offer.
-var tunFlags = []any{"--tun-resource=" + TUNResource, "--tun-for-auto", "--user-namespaces"}
+var tunFlags = []any{"--tun-resource=" + TUNResource, "--tun-for-auto"}
 
 // everyDatapath is what the tunnels of all tests ask for that do not ask for another, in namespaces that allow it. Tests of what is
 // only true without it fail then.
