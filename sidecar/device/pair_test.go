@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -144,21 +142,3 @@ func echo(c datapath.Stream) {
 }
 
 var _ net.Conn = datapath.Stream(nil)
-
-// syncBuffer is a buffer that loggers on several goroutines may share.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}

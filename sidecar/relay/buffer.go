@@ -59,6 +59,6 @@ func bulkSize(mtu int, v6 bool) int {
 	if v6 {
 		mss -= 20
 	}
-	n := min(64, 65507/(mtu+32))
+	n := min(64, 65473/(mtu+32))
 	return min(max(n*mss, smallBuffer), largeBuffer)
 }
