@@ -18,8 +18,8 @@ type Kind string
 // The implementations, best first.
 const (
 	Kernel   Kind = "Kernel"   // in-kernel WireGuard; needs CAP_NET_ADMIN and the module
-	TUN      Kind = "TUN"      // wireguard-go on a TUN device; needs CAP_NET_ADMIN and /dev/net/tun
-	Netstack Kind = "Netstack" // wireguard-go on gVisor's TCP/IP; needs nothing
+	TUN      Kind = "TUN"      // our engine on a TUN device; needs CAP_NET_ADMIN and /dev/net/tun
+	Netstack Kind = "Netstack" // our engine on gVisor's TCP/IP; needs nothing
 )
 
 // Peer is one WireGuard peer as a device is configured with it.

@@ -9,7 +9,7 @@ import (
 )
 
 // Generic receive offload: segments of one TCP stream that follow each other within a batch become one large segment. gVisor
-// then runs its receive path, wakes the reader and acknowledges once instead of 46 times.
+// then runs its receive path, wakes the reader and acknowledges once instead of 45 times.
 //
 // Segments are joined only if they differ in nothing but sequence number, length and PSH, as a router that had cut them from
 // one super-segment would make them: what is joined is exactly what the sender's TCP had meant.

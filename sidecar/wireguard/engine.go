@@ -75,6 +75,9 @@ type Engine struct {
 	workers  sync.WaitGroup
 }
 
+// readAgain is how long a reader waits after an error, so that one that lasts does not keep a CPU busy.
+const readAgain = 10 * time.Millisecond
+
 // Counters count what was dropped, and why.
 type Counters struct {
 	noPeer            atomic.Uint64 // to send: nobody may have the destination
@@ -149,8 +152,9 @@ func (e *Engine) read(s *socket) {
 			return
 		}
 		if err != nil {
-			// Such as an ICMP error for what we sent: the socket goes on.
+			// The socket goes on, but what the system lacks it may lack for a while.
 			e.log.Debug("read UDP socket", "error", err)
+			time.Sleep(readAgain)
 			continue
 		}
 		for i := range messages {

@@ -170,7 +170,7 @@ func (o *outbox) gather(packets [][]byte) {
 	for _, p := range packets {
 		start := unsafe.SliceData(p)
 		if n > 0 && uintptr(unsafe.Pointer(start)) == end {
-			o.vecs[n-1].Len += uint64(len(p))
+			o.vecs[n-1].SetLen(int(o.vecs[n-1].Len) + len(p))
 		} else {
 			o.vecs[n].Base = start
 			o.vecs[n].SetLen(len(p))
@@ -226,7 +226,6 @@ func align(n int) int { return unix.CmsgSpace(n) - unix.CmsgLen(0) }
 type mmsghdr struct {
 	hdr unix.Msghdr
 	n   uint32
-	_   [4]byte
 }
 
 // inbox reads a socket, on one goroutine.
