@@ -140,8 +140,7 @@ func TestDatapathTUN(t *testing.T) {
 }
 
 // What TUN members carry is encrypted on the wire, also while a sidecar crashes, and the member comes back as who it was.
-func TestDatapathTUNAfterACrash(t *testing.T) {
-	t.Parallel()
+func TestDatapathTUNAfterACrash(t *testing.T) { // alone: it captures what the node sends
 	cluster.NeedTUN(t)
 	n := cluster.Namespace(t, kit.PodSecurity("privileged"))
 	n.Tunnel("main", kit.Exposing("web"), datapath(v1alpha1.DatapathTUN))
@@ -308,8 +307,7 @@ func TestDatapathForbidden(t *testing.T) {
 
 // A datapath that was asked for by name and that the node lacks is not replaced: the pod does not start, its application sends
 // nothing, and the member, the tunnel, an Event, the log and the container's state say why.
-func TestDatapathKernelFailsClearly(t *testing.T) {
-	t.Parallel()
+func TestDatapathKernelFailsClearly(t *testing.T) { // alone: it captures what the node sends
 	kit.NeedNodes(t)
 	if kit.KernelWireGuard(t, "node1") {
 		t.Skip("this kernel has WireGuard. NOT TESTED: a datapath that the node lacks")
