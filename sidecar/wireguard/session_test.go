@@ -106,7 +106,7 @@ type tap struct {
 	frames chan []byte // what the first sent
 }
 
-func newTap(t *testing.T, a, b *node) *tap {
+func newTap(t testing.TB, a, b *node) *tap {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
