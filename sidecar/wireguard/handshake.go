@@ -98,7 +98,7 @@ func (p *peer) answer(n noise, msg []byte, now instant, from *endpoint) ([]byte,
 		return nil, err
 	}
 	s := &session{peer: p, created: now, remote: binary.LittleEndian.Uint32(msg[atIndex:])}
-	s.local = p.engine.index.add(entry{peer: p, session: s})
+	s.local = p.engine.index.add(entry{peer: p}) // without the session, which has no keys yet
 	out := make([]byte, respEphemeral, responseSize)
 	binary.LittleEndian.PutUint32(out, typeResponse)
 	binary.LittleEndian.PutUint32(out[atIndex:], s.local)
@@ -112,6 +112,7 @@ func (p *peer) answer(n noise, msg []byte, now instant, from *endpoint) ([]byte,
 	p.signer.sign(out, time.Now())
 	theirs, ours := n.keys() // the initiator's direction first
 	s.sends, s.receives = aead(ours), aead(theirs)
+	p.engine.index.replace(s.local, entry{peer: p, session: s})
 	p.adopt(s)
 	p.move(from)
 	return out, nil
