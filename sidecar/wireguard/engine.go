@@ -223,12 +223,13 @@ func (e *Engine) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error 
 
 // change makes one planned change of a peer that was configured as was; it cannot fail.
 func (e *Engine) change(c delta.Change, was datapath.Peer) {
-	e.mu.Lock()
-	p := e.peers[c.PublicKey]
+	p := e.peer(c.PublicKey)
 	if c.New {
 		p = newPeer(e, c.PublicKey)
-		e.peers[c.PublicKey] = p
 	}
+	p.configure(c) // before a new one can be found: without its preshared key it would spoil a handshake
+	e.mu.Lock()
+	e.peers[c.PublicKey] = p
 	if c.Remove || c.ReplaceAllowedIPs {
 		for _, ip := range was.AllowedIPs {
 			e.routes.unset(ip, p)
@@ -245,7 +246,7 @@ func (e *Engine) change(c delta.Change, was datapath.Peer) {
 		p.remove()
 		return
 	}
-	p.configure(c)
+	p.reach(c)
 }
 
 // configure takes what a change says of the peer itself.
@@ -260,9 +261,17 @@ func (p *peer) configure(c delta.Change) {
 	}
 	if c.Keepalive != nil {
 		p.keepalive.Store(int64(time.Duration(*c.Keepalive) * time.Second))
-		if *c.Keepalive > 0 && p.at.Load() != nil {
-			p.sendKeepalive() // opens the way now, not after the first interval
-		}
+	}
+}
+
+// reach goes where the change makes it possible, or wanted, to go.
+func (p *peer) reach(c delta.Change) {
+	switch {
+	case p.at.Load() == nil || !c.Endpoint.IsValid() && c.Keepalive == nil:
+	case p.keepalive.Load() > 0:
+		p.sendKeepalive() // opens the way now, not after the first interval
+	case p.waiting.Load():
+		p.start(p.engine.now())
 	}
 }
 
