@@ -32,6 +32,7 @@ type receiver struct {
 	now     instant
 	size    int // bytes on the wire
 	valid   int // packets that authenticated, keepalives included
+	data    int // those that are no keepalives, delivered or not
 
 	src   netip.Addr // that was looked up last
 	owner *peer
@@ -85,6 +86,7 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 	if len(plain) == 0 {
 		return // a keepalive
 	}
+	r.data++
 	n, src := packetSource(plain)
 	if n == 0 {
 		r.engine.count.malformed.Add(1)
@@ -110,7 +112,7 @@ func (r *receiver) flush(from *endpoint) {
 	p := s.peer
 	p.rx.Add(uint64(r.size))
 	p.move(from)
-	p.received(r.now, len(r.plain) > 0)
+	p.received(r.now, r.data > 0) // refused or not: silence would make the peer think that we are gone
 	if p.next.Load() == s {
 		p.confirm(s)
 	}
@@ -122,7 +124,7 @@ func (r *receiver) flush(from *endpoint) {
 		r.engine.deliver(r.plain, HeaderSize)
 	}
 	clear(r.plain)
-	r.plain, r.size, r.valid = r.plain[:0], 0, 0
+	r.plain, r.size, r.valid, r.data = r.plain[:0], 0, 0, 0
 }
 
 // packetSource returns the length and source of an IP packet that may be followed by padding; zero if it is none.
