@@ -161,7 +161,7 @@ func (p *peer) adopt(s *session) {
 }
 
 // confirm is called when the peer has used the session that we answered to.
-func (p *peer) confirm(s *session) {
+func (p *peer) confirm(s *session, now instant) {
 	p.mu.Lock()
 	if p.next.Load() != s {
 		p.mu.Unlock()
@@ -171,7 +171,7 @@ func (p *peer) confirm(s *session) {
 	p.stopAsking()
 	p.shaken.Store(time.Now().UnixNano())
 	p.mu.Unlock()
-	p.flush(s.created)
+	p.flush(now)
 }
 
 // letter is a handshake message as it arrived.

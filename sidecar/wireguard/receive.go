@@ -114,7 +114,7 @@ func (r *receiver) flush(from *endpoint) {
 	p.move(from)
 	p.received(r.now, r.data > 0) // refused or not: silence would make the peer think that we are gone
 	if p.next.Load() == s {
-		p.confirm(s)
+		p.confirm(s, r.now)
 	}
 	// Section 6.2: who began a session renews it in time even if it only listens.
 	if s.initiator && s == p.current.Load() && r.now.sub(s.created) > rejectAfter-keepaliveAfter-retryAfter {
