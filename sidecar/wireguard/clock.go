@@ -87,8 +87,8 @@ func (h history) decide(now instant) (do duty, next instant) {
 		consider(h.traffic.after(h.keepalive), reassure)
 	}
 	consider(h.derived.after(forgetAfter), forget)
-	if h.asked != 0 && do&giveUp == 0 {
-		do &^= begin // one is under way
+	if h.asked != 0 {
+		do &^= begin // one is under way, or has just been given up
 	}
 	return do, next
 }

@@ -158,6 +158,7 @@ func (p *peer) tick() {
 	var msg []byte
 	switch {
 	case do&giveUp != 0:
+		p.unanswered.Store(0) // else the next tick, whatever it is for, would begin anew
 		p.stopAsking()
 		p.dropStaged()
 	case do&ask != 0:
