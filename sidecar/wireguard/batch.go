@@ -18,7 +18,7 @@ type Batch struct {
 	room      []byte
 	pos       int
 	keepalive bool
-	home      *sync.Pool
+	home      *sync.Pool // nil: it is used once
 }
 
 // borrowers are for packets that lie elsewhere.
@@ -80,14 +80,21 @@ func (b *Batch) Add(slab []byte, start, end int) {
 	b.packets = append(b.packets, slab[start-HeaderSize:end:end+TailSize])
 }
 
-// own returns a Batch that keeps its packets when its lender goes on; too large ones are lost.
+// own returns a Batch that keeps its packets when its lender goes on, and that is not much larger than they are: it may have to
+// wait for long.
 func (b *Batch) own() *Batch {
-	if b.home != borrowers {
+	need := 0
+	for _, p := range b.packets {
+		need += WireSize(len(p)-HeaderSize, b.mtu)
+	}
+	if b.home != borrowers && len(b.room) <= smallBatch+2*need {
 		return b
 	}
-	c := NewBatch(largeBatch, b.mtu)
+	c := &Batch{mtu: b.mtu, room: make([]byte, need), keepalive: b.keepalive}
 	for _, p := range b.packets {
-		copy(c.Next(len(p)-HeaderSize), p[HeaderSize:])
+		end := c.pos + WireSize(len(p)-HeaderSize, b.mtu)
+		c.packets = append(c.packets, append(c.room[c.pos:c.pos:end], p...))
+		c.pos = end
 	}
 	b.Free()
 	return c
@@ -105,5 +112,7 @@ func (b *Batch) size() (n int) {
 func (b *Batch) Free() {
 	clear(b.packets)
 	b.packets, b.pos, b.keepalive = b.packets[:0], 0, false
-	b.home.Put(b)
+	if b.home != nil {
+		b.home.Put(b)
+	}
 }

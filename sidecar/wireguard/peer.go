@@ -202,7 +202,7 @@ func (p *peer) move(to *endpoint) {
 func (p *peer) stage(b *Batch, now instant) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.gone {
+	if p.gone || b.keepalive && len(p.staged) > 0 { // a keepalive is only for the handshake that it makes necessary
 		b.Free()
 		return true
 	}
