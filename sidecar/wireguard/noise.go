@@ -18,8 +18,7 @@ import (
 )
 
 // Noise_IKpsk2 as in section 5.4 of the WireGuard paper. A noise is one handshake in progress, on either side: the chaining
-// key and the transcript's hash. Its methods are the steps that messages are made of; initiation.go and response.go put them
-// in order.
+// key and the transcript's hash. Its methods are the steps that messages are made of; handshake.go puts them in order.
 
 type (
 	hash32    [blake2s.Size]byte
