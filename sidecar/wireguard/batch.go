@@ -18,6 +18,7 @@ type Batch struct {
 	room      []byte
 	pos       int
 	keepalive bool
+	nonce     nonce
 	home      *sync.Pool // nil: it is used once
 }
 

@@ -27,6 +27,7 @@ func (m *message) cut() []byte {
 type receiver struct {
 	engine *Engine
 	plain  [][]byte // of the run, from where the header was
+	nonce  nonce
 
 	session *session // of the run
 	now     instant
@@ -69,7 +70,7 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 		}
 		r.session = s
 	}
-	plain, counter := r.session.open(d)
+	plain, counter := r.session.open(d, &r.nonce)
 	if plain == nil {
 		r.engine.count.unauthentic.Add(1)
 		return

@@ -19,6 +19,10 @@ const (
 	rejectAfter         = 180 * time.Second
 )
 
+// nonce is the room that a message's number needs as the cipher takes it. It is kept, because it would be garbage after each packet;
+// the first four bytes stay zero.
+type nonce [chacha20poly1305.NonceSize]byte
+
 // session is a pair of transport keys.
 type session struct {
 	peer      *peer
@@ -53,7 +57,7 @@ func (s *session) seal(b *Batch) bool {
 		s.nonce.Store(rejectAfterMessages)
 		return false
 	}
-	var nonce [chacha20poly1305.NonceSize]byte
+	number := &b.nonce
 	for i, p := range b.packets {
 		size := len(p) - HeaderSize
 		full := padded(size, b.mtu)
@@ -62,20 +66,19 @@ func (s *session) seal(b *Batch) bool {
 		binary.LittleEndian.PutUint32(p, typeTransport)
 		binary.LittleEndian.PutUint32(p[transReceiver:], s.remote)
 		binary.LittleEndian.PutUint64(p[transCounter:], next)
-		binary.LittleEndian.PutUint64(nonce[4:], next)
+		binary.LittleEndian.PutUint64(number[4:], next)
 		next++
-		out := s.sends.Seal(p[HeaderSize:HeaderSize], nonce[:], p[HeaderSize:], nil)
+		out := s.sends.Seal(p[HeaderSize:HeaderSize], number[:], p[HeaderSize:], nil)
 		b.packets[i] = p[:HeaderSize+len(out)]
 	}
 	return true
 }
 
 // open decrypts a transport message in place; nil if it is not of this session.
-func (s *session) open(msg []byte) (plain []byte, counter uint64) {
-	var nonce [chacha20poly1305.NonceSize]byte
+func (s *session) open(msg []byte, number *nonce) (plain []byte, counter uint64) {
 	counter = binary.LittleEndian.Uint64(msg[transCounter:])
-	binary.LittleEndian.PutUint64(nonce[4:], counter)
-	plain, err := s.receives.Open(msg[HeaderSize:HeaderSize], nonce[:], msg[HeaderSize:], nil)
+	binary.LittleEndian.PutUint64(number[4:], counter)
+	plain, err := s.receives.Open(msg[HeaderSize:HeaderSize], number[:], msg[HeaderSize:], nil)
 	if err != nil {
 		return nil, counter
 	}

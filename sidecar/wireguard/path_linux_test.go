@@ -1,0 +1,187 @@
+package wireguard
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tenantwire/tenantwire/sidecar/key"
+)
+
+// wired gives a bare engine real sockets, and its peer a session by which what it sends comes back to it.
+func wired(t testing.TB, deliver func([][]byte, int)) (*Engine, *peer, *session) {
+	t.Helper()
+	e := bare(deliver)
+	if err := e.sockets.open(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.sockets.close() })
+	p := meet(t, e, bare(nil), innerA, key.Preshared{})
+	p.at.Store(&endpoint{to: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), e.sockets.port)})
+	t.Cleanup(p.remove)
+	s := &session{peer: p, created: e.now(), sends: aead(hash32{1}), receives: aead(hash32{1})}
+	s.local = e.index.add(entry{peer: p, session: s})
+	s.remote = s.local
+	p.current.Store(s)
+	return e, p, s
+}
+
+// reading is what an engine's reader does, as far as it is told to.
+type reading struct {
+	in *inbox
+	receiver
+}
+
+func newReading(e *Engine) *reading {
+	return &reading{e.sockets.v4.newInbox(), receiver{engine: e, plain: make([][]byte, 0, MaxPackets)}}
+}
+
+func (r *reading) until(t testing.TB, done func() bool) {
+	t.Helper()
+	_ = r.in.s.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for !done() {
+		messages, err := r.in.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range messages {
+			r.take(&messages[i])
+		}
+	}
+}
+
+// racing says whether the race detector runs, under which pools forget at random.
+func racing() bool {
+	return testing.AllocsPerRun(1, func() {
+		for range 200 {
+			NewBatch(0, 1420).Free()
+		}
+	}) > 0
+}
+
+// TestPathsMakeNoGarbage sends and receives without allocating, packet by packet and by the message.
+func TestPathsMakeNoGarbage(t *testing.T) {
+	if racing() {
+		t.Skip("pools forget at random")
+	}
+	for _, count := range []int{1, 45} {
+		var got int
+		e, p, _ := wired(t, func(packets [][]byte, _ int) { got += len(packets) })
+		inner := packet(innerA, innerA, strings.Repeat("x", 1380))
+		sent := 0
+		send := func() {
+			b := e.NewBatch(count * 1420)
+			for range count {
+				copy(b.Next(len(inner)), inner)
+			}
+			sent += count
+			e.Send(innerA, b)
+		}
+		r := newReading(e)
+		all := func() bool { return got == sent }
+		send()
+		r.until(t, all)
+		if n := testing.AllocsPerRun(100, func() { send(); r.until(t, all) }); n > 0 {
+			t.Errorf("%d packets: %v allocations", count, n)
+		}
+		if n := e.count.sendErrors.Load(); n != 0 || p.tx.Load() != p.rx.Load() {
+			t.Errorf("%d errors, %d bytes sent, %d received", n, p.tx.Load(), p.rx.Load())
+		}
+	}
+}
+
+// countHandler counts log records.
+type countHandler struct{ n atomic.Int64 }
+
+func (*countHandler) Enabled(context.Context, slog.Level) bool    { return true }
+func (h *countHandler) Handle(context.Context, slog.Record) error { h.n.Add(1); return nil }
+func (h *countHandler) WithAttrs([]slog.Attr) slog.Handler        { return h }
+func (h *countHandler) WithGroup(string) slog.Handler             { return h }
+
+// TestReaderRests reads what is no socket any more: it must not do so as fast as it can, and end when it is closed.
+func TestReaderRests(t *testing.T) {
+	e, _, _ := wired(t, nil)
+	var h countHandler
+	e.log = slog.New(&h)
+	s := e.sockets.v4
+	err := s.raw.Control(func(fd uintptr) {
+		var pipe [2]int
+		if err := errors.Join(unix.Pipe(pipe[:]), unix.Dup3(pipe[0], int(fd), 0)); err != nil {
+			t.Error(err)
+		}
+		_, _ = unix.Close(pipe[0]), unix.Close(pipe[1])
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); e.read(s) }()
+	time.Sleep(200 * time.Millisecond)
+	if n := h.n.Load(); n == 0 || n > 100 {
+		t.Errorf("%d attempts in 200 ms", n)
+	}
+	e.sockets.close()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Error("it does not end")
+	}
+}
+
+// TestMessageRefusedWhole has the system refuse messages of several packets as network cards and paths do: the packets go one by one.
+func TestMessageRefusedWhole(t *testing.T) {
+	var got int
+	e, _, _ := wired(t, func(packets [][]byte, _ int) { got += len(packets) })
+	e.sockets.v4.whole.Store(false)
+	b := e.NewBatch(3 * 1420)
+	for range 3 {
+		copy(b.Next(100), packet(innerA, innerA, strings.Repeat("x", 80)))
+	}
+	e.Send(innerA, b)
+	newReading(e).until(t, func() bool { return got == 3 })
+}
+
+// TestGoneSource sends from an address that is no longer ours: it is forgotten, and the packets leave from another.
+func TestGoneSource(t *testing.T) {
+	var got int
+	e, p, _ := wired(t, func(packets [][]byte, _ int) { got += len(packets) })
+	at := *p.at.Load()
+	at.from, at.ifidx = netip.MustParseAddr("192.0.2.77"), 0
+	p.at.Store(&at)
+	b := e.NewBatch(2 * 1420)
+	for range 2 {
+		copy(b.Next(100), packet(innerA, innerA, strings.Repeat("x", 80)))
+	}
+	e.Send(innerA, b)
+	if p.at.Load().from.IsValid() || e.count.sendErrors.Load() != 0 {
+		t.Fatalf("at %+v, %d errors", p.at.Load(), e.count.sendErrors.Load())
+	}
+	newReading(e).until(t, func() bool { return got == 2 })
+}
+
+// TestRefusedBySystem sends where there is no way: nothing waits and nothing is held.
+func TestRefusedBySystem(t *testing.T) {
+	e, p, _ := wired(t, nil)
+	closed, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := closed.LocalAddr().(*net.UDPAddr).AddrPort()
+	_ = closed.Close()
+	for _, to := range []netip.AddrPort{nobody, netip.MustParseAddrPort("255.255.255.255:9"), netip.MustParseAddrPort("240.0.0.1:9")} {
+		p.at.Store(&endpoint{to: to})
+		for range 10 {
+			b := e.NewBatch(100)
+			copy(b.Next(100), packet(innerA, innerA, strings.Repeat("x", 80)))
+			e.Send(innerA, b)
+		}
+	}
+}
