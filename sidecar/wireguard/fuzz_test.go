@@ -52,9 +52,22 @@ func newHandshake(t testing.TB, psk key.Preshared) handshake {
 	return handshake{a, b, meet(t, b, a, innerA, psk), meet(t, a, b, innerB, psk)}
 }
 
+// still stops the clock of both: nothing happens but what the test does.
+func (h handshake) still() handshake {
+	h.ofA.still()
+	h.ofB.still()
+	return h
+}
+
+func (p *peer) still() { p.timer = time.AfterFunc(time.Hour, func() {}) }
+
 // initiation makes one that its peer has not seen the like of.
 func (h handshake) initiation() []byte {
+	h.ofA.mu.Lock()
 	h.ofA.heard, h.ofA.heardAt = timestamp{}, 0
+	h.ofA.mu.Unlock()
+	h.ofB.mu.Lock()
+	defer h.ofB.mu.Unlock()
 	h.ofB.stopAsking()
 	h.ofB.lastAsked = 0
 	return h.ofB.begin(h.a.now())
@@ -98,6 +111,7 @@ func FuzzTake(f *testing.F) {
 	})
 	other := bare(nil)
 	p := meet(f, e, other, innerA, key.Preshared{})
+	p.still()
 	k := hash32{1, 2, 3}
 	r := receiver{engine: e}
 	f.Fuzz(func(t *testing.T, inner []byte, count uint8, each uint16, raw []byte, at uint16, flip byte) {
@@ -166,17 +180,17 @@ func FuzzHandshake(f *testing.F) {
 		f.Add(kind, []byte{0, 3}, true, false)    // the type
 		f.Add(kind, []byte{91, 255}, true, false) // a response's second MAC
 	}
-	var psk key.Preshared
-	h := newHandshake(f, psk)
+	h := newHandshake(f, key.NewPreshared()).still()
 	f.Fuzz(func(t *testing.T, kind uint8, edits []byte, resign, loaded bool) {
 		if len(edits) > 64 {
 			return
 		}
-		h.ofA.forgetSessions()
-		h.ofB.forgetSessions()
-		h.ofA.stopAsking()
 		for _, p := range []*peer{h.ofA, h.ofB} {
+			p.mu.Lock()
+			p.forgetSessions()
+			p.stopAsking()
 			p.signer.cookie, p.signer.given = mac16{}, time.Time{}
+			p.mu.Unlock()
 		}
 		initiation := h.initiation()
 		var whole []byte

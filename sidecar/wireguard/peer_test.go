@@ -67,7 +67,7 @@ func TestNewPeerIsWhole(t *testing.T) {
 
 // TestSessionsAreFoundWithKeys looks up every index while sessions are made: a datagram to any may come at any time.
 func TestSessionsAreFoundWithKeys(t *testing.T) {
-	h := newHandshake(t, key.Preshared{})
+	h := newHandshake(t, key.Preshared{}).still()
 	stop := make(chan struct{})
 	var bare atomic.Int64
 	var looking sync.WaitGroup
@@ -100,7 +100,7 @@ func TestSessionsAreFoundWithKeys(t *testing.T) {
 // TestIndicesGo counts indices: two after a whole handshake, at most three sessions and a handshake after many, none when the peers
 // are gone.
 func TestIndicesGo(t *testing.T) {
-	h := newHandshake(t, key.NewPreshared())
+	h := newHandshake(t, key.NewPreshared()).still()
 	for i := range 20 {
 		from := h
 		if i%3 == 2 {
@@ -154,6 +154,26 @@ func (e *Engine) sendOne(to netip.Addr, size int) {
 	e.Send(to, b)
 }
 
+// pass lets time pass in a bubble, and all be done that is due by then.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// standing is what a peer keeps.
+type standing struct {
+	staged, indices       int
+	waiting, asking, keys bool
+}
+
+func (p *peer) standing() standing {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.engine.index.mu.RLock()
+	defer p.engine.index.mu.RUnlock()
+	return standing{len(p.staged), len(p.engine.index.entries), p.waiting.Load(), p.asking.sent != 0, p.derived() != 0}
+}
+
 // TestRefusedPacketsAreAnswered: a peer all of whose packets come from wrong addresses must not think that we are gone, and begin one
 // handshake after the other.
 func TestRefusedPacketsAreAnswered(t *testing.T) {
@@ -165,7 +185,7 @@ func TestRefusedPacketsAreAnswered(t *testing.T) {
 		if h.b.count.source.Load() != 1 {
 			t.Fatal("not refused")
 		}
-		time.Sleep(keepaliveAfter + time.Second)
+		pass(keepaliveAfter + time.Second)
 		if n := h.ofA.tx.Load() - sent; n != Overhead {
 			t.Errorf("%d bytes were sent, want a keepalive", n)
 		}
@@ -178,16 +198,16 @@ func TestGivesUp(t *testing.T) {
 		h := newHandshake(t, key.Preshared{})
 		h.a.sendOne(innerB, 100)
 		p := h.ofB
-		time.Sleep(giveUpAfter - 6*time.Second)
-		if len(p.staged) != 1 || len(h.a.index.entries) != 1 {
-			t.Fatalf("%d batches and %d indices while asking, want 1 and 1", len(p.staged), len(h.a.index.entries))
+		pass(giveUpAfter - 6*time.Second)
+		if got, want := p.standing(), (standing{staged: 1, indices: 1, waiting: true, asking: true}); got != want {
+			t.Fatalf("while asking: %+v, want %+v", got, want)
 		}
-		time.Sleep(12 * time.Second)
-		if len(p.staged) != 0 || p.waiting.Load() || p.asking.sent != 0 || len(h.a.index.entries) != 0 {
-			t.Errorf("something is left of a handshake that was given up: %d batches, %d indices", len(p.staged), len(h.a.index.entries))
+		pass(12 * time.Second)
+		if got := p.standing(); got != (standing{}) {
+			t.Errorf("left of a handshake that was given up: %+v", got)
 		}
 		sent := p.tx.Load()
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if p.tx.Load() != sent {
 			t.Error("still asking")
 		}
@@ -208,22 +228,22 @@ func TestSilentPeer(t *testing.T) {
 		p := h.ofB
 		for range 5 {
 			h.a.sendOne(innerB, 100)
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 		}
-		if p.asking.sent == 0 {
+		if !p.standing().asking {
 			t.Fatal("not asking after 25 seconds of silence")
 		}
-		time.Sleep(giveUpAfter)
-		if p.asking.sent != 0 {
+		pass(giveUpAfter)
+		if p.standing().asking {
 			t.Fatal("not given up")
 		}
 		sent := p.tx.Load()
-		time.Sleep(forgetAfter)
+		pass(forgetAfter)
 		if n := p.tx.Load() - sent; n != 0 {
 			t.Errorf("%d bytes were sent with nothing to send", n)
 		}
-		if p.derived() != 0 || len(h.a.index.entries) != 0 {
-			t.Error("keys are left")
+		if got := p.standing(); got != (standing{}) {
+			t.Errorf("left after all that time: %+v", got)
 		}
 	})
 }
@@ -235,7 +255,7 @@ func TestLateConfirmation(t *testing.T) {
 		if err := h.a.handle(letterOf(h.response(t, h.initiation()), outside)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		h.b.sendOne(innerA, 100) // waits
 		h.deliver(t, packet(innerA, innerB, "first"))
 		if at := instant(h.ofA.unanswered.Load()); at != h.b.now() {
@@ -252,8 +272,8 @@ func TestKeepalivesDoNotPileUp(t *testing.T) {
 		h := newHandshake(t, key.Preshared{})
 		h.ofB.keepalive.Store(int64(time.Second))
 		h.ofB.sendKeepalive()
-		time.Sleep(time.Minute)
-		if n := len(h.ofB.staged); n != 1 {
+		pass(time.Minute)
+		if n := h.ofB.standing().staged; n != 1 {
 			t.Errorf("%d keepalives wait", n)
 		}
 		h.ofB.remove()
