@@ -150,3 +150,12 @@ func stats(t testing.TB, n *node) datapath.PeerStats {
 	}
 	return ps[0]
 }
+
+// racing says whether the race detector runs, under which pools forget at random.
+func racing() bool {
+	return testing.AllocsPerRun(1, func() {
+		for range 200 {
+			NewBatch(0, 1420).Free()
+		}
+	}) > 0
+}

@@ -58,15 +58,6 @@ func (r *reading) until(t testing.TB, done func() bool) {
 	}
 }
 
-// racing says whether the race detector runs, under which pools forget at random.
-func racing() bool {
-	return testing.AllocsPerRun(1, func() {
-		for range 200 {
-			NewBatch(0, 1420).Free()
-		}
-	}) > 0
-}
-
 // TestPathsMakeNoGarbage sends and receives without allocating, packet by packet and by the message.
 func TestPathsMakeNoGarbage(t *testing.T) {
 	if racing() {

@@ -283,3 +283,48 @@ func TestKeepalive(t *testing.T) {
 	eventually(t, "a handshake, and keepalives after it", func() bool { return stats(t, b).RxBytes >= initiationSize+2*Overhead })
 	b.expectNothing(t, time.Millisecond)
 }
+
+// TestFlood begins a handshake with an engine that others keep busy with initiations that look right and are not: it must ask for
+// cookies and still hear us, and what waits to be looked at must be bounded.
+func TestFlood(t *testing.T) {
+	a, b := pair(t)
+	junk := make([]byte, initiationSize)
+	junk[0] = typeInitiation
+	junk[initEphemeral] = 9
+	(&signer{keys: newMACKeys(b.self)}).sign(junk, time.Now())
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				for range 100 {
+					_, _ = conn.WriteToUDPAddrPort(junk, a.peer(b.self).addrPort())
+				}
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+	}()
+	eventually(t, "load", func() bool { return instant(b.loaded.Load()) > b.now() })
+	a.sendTo(b.addr, "hello")
+	select {
+	case <-b.got:
+	case <-time.After(20 * time.Second):
+		t.Error("nothing gets through")
+	}
+	close(stop)
+	<-stopped
+	p := a.peer(b.self)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.signer.given.IsZero() {
+		t.Error("no cookie was asked for")
+	}
+}
