@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -145,6 +146,53 @@ func TestNothingLogsASecret(t *testing.T) {
 			t.Error("a secret key was written")
 		}
 	}
+}
+
+// TestPeersComeAndGo removes and adds peers under traffic of both directions: nothing is left of those that go, and those that stay are
+// as good as new.
+func TestPeersComeAndGo(t *testing.T) {
+	a, b := pair(t)
+	c := open(t, 3)
+	know(t, c, a.as())
+	stop := make(chan struct{})
+	var sending sync.WaitGroup
+	for _, way := range [][2]*node{{a, b}, {b, a}, {a, c}, {c, a}} {
+		sending.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-way[0].got:
+				default:
+					way[0].sendTo(way[1].addr, "one", "two")
+					time.Sleep(50 * time.Microsecond)
+				}
+			}
+		})
+	}
+	for i := range 100 {
+		know(t, a, c.as())
+		time.Sleep(time.Duration(i%7) * time.Millisecond)
+		if err := a.UpdatePeers(nil, []key.Public{c.self, b.self}[:1+i%2]); err != nil {
+			t.Fatal(err)
+		}
+		know(t, a, b.as())
+	}
+	close(stop)
+	for _, n := range []*node{a, b, c} { // whoever waits for room in a list of what arrived
+		for len(n.got) > 0 {
+			<-n.got
+		}
+	}
+	sending.Wait()
+	if err := a.UpdatePeers(nil, []key.Public{b.self, c.self}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "no index of a peer that is gone", func() bool {
+		a.index.mu.RLock()
+		defer a.index.mu.RUnlock()
+		return len(a.index.entries) == 0
+	})
 }
 
 // TestOpenCloseLeavesNothing opens and closes engines under traffic.

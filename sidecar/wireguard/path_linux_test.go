@@ -89,6 +89,40 @@ func TestPathsMakeNoGarbage(t *testing.T) {
 	}
 }
 
+// TestSendersInTurn has two peers' datagrams arrive by turns, and many more addresses than are remembered.
+func TestSendersInTurn(t *testing.T) {
+	if racing() {
+		t.Skip("pools forget at random")
+	}
+	e, _, _ := wired(t, nil)
+	r := newReading(e)
+	to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), e.sockets.port)
+	senders := [2]*net.UDPConn{local(t), local(t)}
+	var before uint64
+	short := []byte{typeTransport, 0, 0, 0}
+	more := func() bool { return e.count.malformed.Load() > before }
+	round := func() {
+		for _, s := range senders {
+			before = e.count.malformed.Load()
+			_, _ = s.WriteToUDPAddrPort(short, to)
+			r.until(t, more)
+			if r.in.last.to != addrOf(s) {
+				t.Fatalf("from %s, want %s", r.in.last.to, addrOf(s))
+			}
+		}
+	}
+	round()
+	if n := testing.AllocsPerRun(100, round); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+	for port := range 5 * inboxSenders {
+		at := endpoint{to: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(port))}
+		if *r.in.remember(at) != at || len(r.in.known) > inboxSenders {
+			t.Fatalf("%d senders are remembered", len(r.in.known))
+		}
+	}
+}
+
 // countHandler counts log records.
 type countHandler struct{ n atomic.Int64 }
 
@@ -173,6 +207,9 @@ func TestRefusedBySystem(t *testing.T) {
 			b := e.NewBatch(100)
 			copy(b.Next(100), packet(innerA, innerA, strings.Repeat("x", 80)))
 			e.Send(innerA, b)
+		}
+		if got := p.standing(); got.staged != 0 || !got.keys {
+			t.Errorf("%s: %+v", to, got)
 		}
 	}
 }

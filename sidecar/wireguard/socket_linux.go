@@ -241,7 +241,11 @@ type inbox struct {
 	err     unix.Errno
 	try     func(uintptr) bool
 	last    *endpoint // whom the last message came from: mostly the next one's too
+	known   map[endpoint]*endpoint
 }
+
+// inboxSenders is how many senders are remembered, so that those who take turns make no garbage.
+const inboxSenders = 1024
 
 func (s *socket) newInbox() *inbox {
 	in := &inbox{s: s, room: make([]byte, inboxMessages*inboxRoom)}
@@ -284,13 +288,26 @@ func (in *inbox) read() ([]message, error) {
 		at := endpoint{to: in.sender(i)}
 		in.parse(in.control[i][:h.hdr.Controllen], &m, &at)
 		if in.last == nil || *in.last != at {
-			news := at
-			in.last = &news
+			in.last = in.remember(at)
 		}
 		m.from = in.last
 		in.out[i] = m
 	}
 	return in.out[:in.n], nil
+}
+
+// remember returns the endpoint that stands for all equal ones.
+func (in *inbox) remember(at endpoint) *endpoint {
+	if e := in.known[at]; e != nil {
+		return e
+	}
+	if in.known == nil || len(in.known) >= inboxSenders {
+		in.known = make(map[endpoint]*endpoint)
+	}
+	e := new(endpoint) // not the parameter's address, which would be garbage at every call
+	*e = at
+	in.known[at] = e
+	return e
 }
 
 func (in *inbox) sender(i int) netip.AddrPort {
