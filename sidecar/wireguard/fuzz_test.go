@@ -39,6 +39,8 @@ var (
 	innerA  = netip.MustParseAddr("10.9.0.1")
 	innerB  = netip.MustParseAddr("10.9.0.2")
 	outside = &endpoint{to: netip.MustParseAddrPort("198.51.100.7:4711")}
+
+	elsewhere = &endpoint{to: netip.MustParseAddrPort("203.0.113.9:4712")}
 )
 
 // handshake is a whole one that a begins, message by message; edit may change each before it is looked at.
@@ -144,7 +146,12 @@ func FuzzTake(f *testing.F) {
 		if each > 0 && len(data) > 0 {
 			datagrams = (len(data) + int(each) - 1) / int(each)
 		}
-		r.take(&message{data: data, each: int(each), from: outside})
+		home := p.at.Load()
+		r.take(&message{data: data, each: int(each), from: elsewhere})
+		if moved := p.at.Load() != home; moved != (p.rx.Load() > 0) {
+			t.Fatalf("%d bytes authenticated; the peer moved: %t", p.rx.Load(), moved)
+		}
+		p.at.Store(outside)
 		letters := len(e.letters)
 		for range letters {
 			<-e.letters
@@ -282,6 +289,9 @@ func FuzzDecide(f *testing.F) {
 			if do&pair == pair {
 				t.Fatalf("duties %b together", do)
 			}
+		}
+		if w := h.retry(); w < firstRetry || w > retryAfter+min(h.jitter, retryAfter/3) {
+			t.Fatalf("a retry after %s", w)
 		}
 		if h.asked == 0 && do&(ask|giveUp) != 0 || h.derived == 0 && do&forget != 0 {
 			t.Fatalf("duties %b of what never was", do)
