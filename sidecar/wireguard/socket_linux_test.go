@@ -1,26 +1,9 @@
 package wireguard
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
-
-// FuzzControl reads control messages as no kernel would write them.
-func FuzzControl(f *testing.F) {
-	b := control(make([]byte, 0, 128), unix.IPPROTO_UDP, unix.UDP_GRO, 4)
-	binary.NativeEndian.PutUint32(b[unix.CmsgLen(0):], 1452)
-	f.Add(b)
-	f.Add(control(b[:len(b):128], unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo))
-	f.Add(control(make([]byte, 0, 128), unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo))
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		var m message
-		var at endpoint
-		new(inbox).parse(append([]byte(nil), b...), &m, &at)
-	})
-}
 
 // TestControlRoundTrip writes what a message is sent with and reads it as what one is received with.
 func TestControlRoundTrip(t *testing.T) {
