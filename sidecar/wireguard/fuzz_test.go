@@ -80,7 +80,7 @@ func (h handshake) response(t testing.TB, msg []byte) []byte {
 	n := startNoise(h.b.self)
 	n.mixEphemeral(msg[initEphemeral:initStatic])
 	secret, _ := shared(h.b.static, msg[initEphemeral:initStatic])
-	if _, err := n.open(nil, n.mixKeyFor(secret), msg[initStatic:initTimestamp]); err != nil {
+	if _, err := n.open(n.mixKeyFor(secret), msg[initStatic:initTimestamp]); err != nil {
 		t.Fatal(err)
 	}
 	out, err := h.ofA.answer(n, msg, h.b.now(), outside)

@@ -76,7 +76,7 @@ func (p *peer) answer(n noise, msg []byte, now instant, from *endpoint) ([]byte,
 	if p.gone || p.static == nil {
 		return nil, errUnknownPeer
 	}
-	plain, err := n.open(nil, n.mixKeyFor(p.static), msg[initTimestamp:initMACs])
+	plain, err := n.open(n.mixKeyFor(p.static), msg[initTimestamp:initMACs])
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (p *peer) complete(msg []byte, now instant, from *endpoint) error {
 	n.mixEphemeral(remote)
 	n.mixKey(toEphemeral)
 	n.mixKey(toStatic)
-	if _, err := n.open(nil, n.mixPreshared(p.preshared[:]), msg[respEmpty:respMACs]); err != nil {
+	if _, err := n.open(n.mixPreshared(p.preshared[:]), msg[respEmpty:respMACs]); err != nil {
 		return err
 	}
 	s := &session{peer: p, initiator: true, created: now, local: a.local, remote: binary.LittleEndian.Uint32(msg[atIndex:])}
@@ -235,7 +235,7 @@ func (e *Engine) handleInitiation(msg []byte, now instant, from *endpoint) error
 	if err != nil {
 		return err
 	}
-	static, err := n.open(nil, n.mixKeyFor(secret), msg[initStatic:initTimestamp])
+	static, err := n.open(n.mixKeyFor(secret), msg[initStatic:initTimestamp])
 	if err != nil {
 		return err
 	}

@@ -81,8 +81,8 @@ func (n *noise) seal(dst []byte, k hash32, plain []byte) []byte {
 }
 
 // open is seal's inverse.
-func (n *noise) open(dst []byte, k hash32, sealed []byte) ([]byte, error) {
-	out, err := aead(k).Open(dst, zeroNonce[:], sealed, n.hash[:])
+func (n *noise) open(k hash32, sealed []byte) ([]byte, error) {
+	out, err := aead(k).Open(nil, zeroNonce[:], sealed, n.hash[:])
 	if err != nil {
 		return nil, errAuthentication
 	}
