@@ -179,11 +179,11 @@ func (e *Engine) sendBatch(to *endpoint, packets [][]byte) error {
 	return nil
 }
 
-// sendTo sends a handshake message.
+// sendTo answers a handshake message that is nobody's yet.
 func (e *Engine) sendTo(to *endpoint, msg []byte) {
 	if err := e.sendBatch(to, [][]byte{msg}); err != nil {
 		e.count.sendErrors.Add(1)
-		e.log.Debug("handshake message not sent", "to", to.to.String(), "error", err)
+		e.log.Debug("cookie not sent", "to", to.to.String(), "error", err)
 	}
 }
 

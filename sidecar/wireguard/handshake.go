@@ -300,7 +300,7 @@ func (p *peer) sendHandshake(now instant, msg []byte) {
 	}
 	p.tx.Add(uint64(len(msg)))
 	p.sent(now, false)
-	p.engine.sendTo(at, msg)
+	p.emit(at, [][]byte{msg})
 }
 
 // addrPort is where the peer is, zero while that is unknown.

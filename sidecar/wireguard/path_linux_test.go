@@ -192,6 +192,15 @@ func TestGoneSource(t *testing.T) {
 	newReading(e).until(t, func() bool { return got == 2 })
 }
 
+// TestGoneSourceOfHandshake begins a handshake from an address that is no longer ours: it must not take a retry to leave.
+func TestGoneSourceOfHandshake(t *testing.T) {
+	e, p, _ := wired(t, nil)
+	p.still()
+	p.at.Store(&endpoint{to: p.at.Load().to, from: netip.MustParseAddr("192.0.2.77")})
+	p.start(e.now())
+	newReading(e).until(t, func() bool { return len(e.letters) == 1 })
+}
+
 // TestRefusedBySystem sends where there is no way: nothing waits and nothing is held.
 func TestRefusedBySystem(t *testing.T) {
 	e, p, _ := wired(t, nil)

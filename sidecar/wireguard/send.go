@@ -73,18 +73,23 @@ func (p *peer) transmit(now instant, s *session, b *Batch) {
 	// Before the packets leave: their answer may be here before the call returns.
 	p.tx.Add(uint64(b.size()))
 	p.sent(now, data)
-	err := p.engine.sendBatch(at, b.packets)
-	if err != nil && at.from.IsValid() {
-		// Our address that the peer reached us at may be gone. What of the batch has left is dropped there as a repetition.
-		p.clearSource()
-		err = p.engine.sendBatch(&endpoint{to: at.to}, b.packets)
-	}
-	if err != nil {
-		p.engine.sendFailed(p, err)
-	}
+	p.emit(at, b.packets)
 	b.Free()
 	if s.stale(now) {
 		p.start(now)
+	}
+}
+
+// emit sends encrypted packets, or a handshake message, to where the peer is.
+func (p *peer) emit(at *endpoint, packets [][]byte) {
+	err := p.engine.sendBatch(at, packets)
+	if err != nil && at.from.IsValid() {
+		// Our address that the peer reached us at may be gone. What of the packets has left is dropped there as a repetition.
+		p.clearSource()
+		err = p.engine.sendBatch(&endpoint{to: at.to}, packets)
+	}
+	if err != nil {
+		p.engine.sendFailed(p, err)
 	}
 }
 
