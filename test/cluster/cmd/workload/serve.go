@@ -18,8 +18,17 @@ import (
 	"time"
 )
 
-// serve runs every role until ctx ends.
+// A server in a cluster is told to end before everybody knows that it will: it takes requests for a while longer, and finishes what
+// it has begun. One that breaks off in the middle of an answer would fail its client on any network.
+const (
+	serveOn = time.Second
+	finish  = 5 * time.Second
+)
+
+// serve runs every role until serveOn after ctx ends.
 func serve(ctx context.Context, args []string) error {
+	ctx, end := outlast(ctx, serveOn)
+	defer end()
 	if len(args) == 0 {
 		args = []string{"http=:8080"}
 	}
@@ -27,6 +36,7 @@ func serve(ctx context.Context, args []string) error {
 		"tcp-echo": echo, "sink": sink, "half-close": new(closer).handle, "reset": reset,
 	}
 	errs := make(chan error, len(args))
+	var web sync.WaitGroup
 	for _, a := range args {
 		role, address, ok := strings.Cut(a, "=")
 		switch handler := handlers[role]; {
@@ -35,7 +45,7 @@ func serve(ctx context.Context, args []string) error {
 		case handler != nil:
 			go func() { errs <- serveTCP(ctx, address, handler) }()
 		case role == "http":
-			go func() { errs <- serveHTTP(ctx, address) }()
+			web.Go(func() { errs <- serveHTTP(ctx, address) })
 		case role == "udp-echo":
 			go func() { errs <- serveUDP(ctx, address) }()
 		default:
@@ -45,10 +55,18 @@ func serve(ctx context.Context, args []string) error {
 	fmt.Println("serving", args)
 	select {
 	case <-ctx.Done():
+		web.Wait()
 		return nil
 	case err := <-errs:
 		return err
 	}
+}
+
+// outlast is a context that ends some time after ctx does.
+func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	later, end := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(d, end) })
+	return later, end
 }
 
 func serveTCP(ctx context.Context, address string, handle func(net.Conn)) error {
@@ -154,11 +172,16 @@ func serveHTTP(ctx context.Context, address string) error {
 	mux.HandleFunc("/download", serveDownload)
 	mux.HandleFunc("/upload", func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(digestOf(r.Body)) })
 	s := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
+	ended := make(chan error, 1)
+	context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
+		defer cancel()
+		ended <- s.Shutdown(grace)
+	})
 	if err := s.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	return nil
+	return <-ended
 }
 
 // hello says who answers, and from where it was asked.

@@ -113,3 +113,31 @@ func TestGetThroughAProxy(t *testing.T) {
 		t.Errorf("exit status %d although the proxy refused", got)
 	}
 }
+
+// A server that is told to end takes requests for a while longer, and ends by itself.
+func TestServeOn(t *testing.T) {
+	address := freePort(t)
+	ctx, end := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, []string{"http=" + address}) }()
+	ask := func() error {
+		r, err := http.Get("http://" + address)
+		if err == nil {
+			_ = r.Body.Close()
+		}
+		return err
+	}
+	for ask() != nil {
+		time.Sleep(time.Millisecond)
+	}
+	end()
+	if err := ask(); err != nil {
+		t.Errorf("just after it was told to end: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if ask() == nil {
+		t.Error("it still answers")
+	}
+}
