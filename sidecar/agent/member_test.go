@@ -177,6 +177,13 @@ func TestMemberSpoiltCache(t *testing.T) {
 func TestMemberGone(t *testing.T) {
 	l, s := joined(t)
 	l.carries(t)
+	_, text, err := l.health("/metrics")
+	must(t, err)
+	for _, reason := range []string{"Malformed", "Replayed", "ForeignSource", "ForeignDestination"} {
+		if want := `tenantwire_datapath_dropped_total{reason="` + reason + `"} 0`; !strings.Contains(text, want) {
+			t.Errorf("no %s", want)
+		}
+	}
 	l.c.prepare(wire.RegisterPath, http.StatusNotFound)
 	s.send(t, wire.Event{Type: wire.Gone, Reason: "the tunnel was deleted"})
 	if r := l.c.reported(t, false); r.Reason == "" {

@@ -20,6 +20,9 @@ var (
 		[]string{"asked", "datapath", "why"}, nil)
 	descOK = prometheus.NewDesc("tenantwire_config_applied", "1 while everything that was configured could be applied.", nil, nil)
 
+	descDropped = prometheus.NewDesc("tenantwire_datapath_dropped_total",
+		"Packets and handshake messages that the data path dropped, by reason. Not counted by the datapath Kernel.", []string{"reason"}, nil)
+
 	relayLabels     = []string{"direction", "name", "protocol"}
 	descOpen        = prometheus.NewDesc("tenantwire_relay_open_connections", "TCP connections being carried.", relayLabels, nil)
 	descConnections = prometheus.NewDesc("tenantwire_relay_connections_total", "TCP connections carried.", relayLabels, nil)
@@ -65,6 +68,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(descSent, float64(p.TxBytes), l...)
 		counter(descReceived, float64(p.RxBytes), l...)
 		gauge(descHandshake, unix(p.LastHandshake), l...)
+	}
+	for why, n := range c.plane.drops() {
+		counter(descDropped, float64(n), why)
 	}
 	for _, r := range stats.Rows {
 		l := []string{string(r.Direction), r.Name, string(r.Protocol)}

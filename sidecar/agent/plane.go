@@ -196,6 +196,17 @@ func (p *plane) stats() ([]datapath.PeerStats, relay.Stats, bool) {
 	return peers, r.Stats(), true
 }
 
+// drops is what the device dropped, by reason; nil where the device does not count.
+func (p *plane) drops() map[string]uint64 {
+	p.mu.Lock()
+	dev := p.device
+	p.mu.Unlock()
+	if d, ok := dev.(interface{ Drops() map[string]uint64 }); ok {
+		return d.Drops()
+	}
+	return nil
+}
+
 // drain stops accepting and waits for open connections until ctx ends.
 func (p *plane) drain(ctx context.Context) {
 	p.mu.Lock()

@@ -62,6 +62,16 @@ func Open(o Options) (*Device, error) {
 	return &Device{Stack: s, Engine: e}, nil
 }
 
+// Drops is what either side dropped, by reason; see the engine's.
+func (d *Device) Drops() map[string]uint64 {
+	out, s := d.Engine.Drops(), d.Stats()
+	out["Malformed"] += s.DropMalformed
+	out["ForeignSource"] += s.DropSource
+	out["ForeignDestination"] = s.DropDestination
+	out["OverLimit"] = s.DropTCPRequests + s.DropUDPFlows
+	return out
+}
+
 // Kind is Netstack.
 func (d *Device) Kind() datapath.Kind { return datapath.Netstack }
 

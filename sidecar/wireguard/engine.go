@@ -62,7 +62,7 @@ type Engine struct {
 	letters chan *letter
 	loaded  atomic.Int64 // instant until which cookies are asked for
 	limiter func() *ratelimiter.Ratelimiter
-	count   Counters
+	count   counters
 
 	mu     sync.RWMutex // guards what follows
 	peers  map[key.Public]*peer
@@ -78,8 +78,8 @@ type Engine struct {
 // readAgain is how long a reader waits after an error, so that one that lasts does not keep a CPU busy.
 const readAgain = 10 * time.Millisecond
 
-// Counters count what was dropped, and why.
-type Counters struct {
+// counters count what was dropped, and why.
+type counters struct {
 	noPeer            atomic.Uint64 // to send: nobody may have the destination
 	sendErrors        atomic.Uint64 // messages that the system refused
 	malformed         atomic.Uint64 // neither a WireGuard message nor, once decrypted, an IP packet
@@ -89,6 +89,16 @@ type Counters struct {
 	source            atomic.Uint64 // from an inner address that the peer may not have
 	handshakesRefused atomic.Uint64
 	handshakesLost    atomic.Uint64 // more than could be looked at
+}
+
+// Drops is how much was dropped since the engine began, by reason: packets, or, where handshakes are named, messages.
+func (e *Engine) Drops() map[string]uint64 {
+	c := &e.count
+	return map[string]uint64{
+		"NoPeer": c.noPeer.Load(), "SendError": c.sendErrors.Load(), "Malformed": c.malformed.Load(), "NoSession": c.noSession.Load(),
+		"Unauthentic": c.unauthentic.Load(), "Replayed": c.replayed.Load(), "ForeignSource": c.source.Load(),
+		"HandshakeRefused": c.handshakesRefused.Load(), "HandshakeLost": c.handshakesLost.Load(),
+	}
 }
 
 // Open brings an engine up without peers.

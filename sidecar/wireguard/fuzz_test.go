@@ -121,7 +121,7 @@ func FuzzTake(f *testing.F) {
 		if len(inner) > 2000 || len(raw) > 1<<15 {
 			return
 		}
-		e.count, delivered = Counters{}, nil
+		e.count, delivered = counters{}, nil
 		p.forgetSessions()
 		p.rx.Store(0)
 		s := &session{peer: p, created: e.now(), sends: aead(k), receives: aead(k)}

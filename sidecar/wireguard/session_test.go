@@ -205,7 +205,7 @@ func TestForeignSource(t *testing.T) {
 	}
 	a.sendTo(b.addr, "honest")
 	b.expect(t, "honest")
-	if n := b.count.source.Load(); n != 2 {
+	if n := b.Drops()["ForeignSource"]; n != 2 {
 		t.Errorf("%d packets were refused for their source, want 2", n)
 	}
 }
