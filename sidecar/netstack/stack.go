@@ -81,6 +81,7 @@ type Stack struct {
 	link  *link
 	own   atomic.Pointer[addressSet]
 	count counters
+	paths paths
 
 	handleTCP atomic.Pointer[func(datapath.TCPRequest)]
 	handleUDP atomic.Pointer[func(datapath.UDPRequest)]

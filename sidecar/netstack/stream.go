@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -19,6 +20,8 @@ import (
 type stream struct {
 	socket
 	chunk   int // payload of one aligned super-segment
+	segment int // payload of one packet
+	flight  flight
 	writeMu sync.Mutex
 	readMu  sync.Mutex
 	finSent atomic.Bool
@@ -28,10 +31,17 @@ var _ datapath.Stream = (*stream)(nil)
 
 func (s *Stack) newStream(ep tcpip.Endpoint, wq *waiter.Queue, local, remote netip.AddrPort) *stream {
 	keepAlive(ep)
-	return &stream{
-		socket: socket{ep: ep, wq: wq, network: "tcp", local: local, remote: remote, closed: make(chan struct{})},
-		chunk:  superPayload(int(s.link.mtu.Load()), remote.Addr()),
+	ep.SocketOptions().SetSendBufferSize(sendDefault, true) // from here on its size is ours to choose
+	mtu, to := int(s.link.mtu.Load()), remote.Addr()
+	c := &stream{
+		socket:  socket{ep: ep, wq: wq, network: "tcp", local: local, remote: remote, closed: make(chan struct{})},
+		chunk:   superPayload(mtu, to),
+		segment: superPayload(mtu, to) / segmentsPerSuper(mtu),
+		flight:  flight{path: s.paths.join(to), share: flightMin, size: flightMin, chunk: flightMin},
 	}
+	c.onClose = c.flight.path.leave
+	c.measure(time.Now())
+	return c
 }
 
 // Read reads what has arrived. After the peer's FIN it returns io.EOF, after its RST an error that is ECONNRESET.
@@ -65,11 +75,11 @@ func (c *stream) Write(b []byte) (int, error) {
 	defer c.writeMu.Unlock()
 	done := 0
 	for {
-		part := b[done:min(len(b), done+c.chunk)]
+		part := b[done:min(len(b), done+c.flight.chunk)]
 		var r bytes.Reader
 		r.Reset(part)
 		err := c.until("write", waiter.WritableEvents, &c.writeBy, func() tcpip.Error {
-			n, err := c.ep.Write(&r, tcpip.WriteOptions{})
+			n, err := c.write(&r)
 			done += int(n)
 			return err
 		})
