@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -91,6 +90,7 @@ func (f *flags) run(ctx context.Context) error {
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	limitMemory()
+	limitProcessors()
 	if f.config != "" {
 		if f.check {
 			return agent.CheckStatic(f.config)
@@ -155,12 +155,4 @@ func setProxy(o *agent.Options, text string) error {
 		return fmt.Errorf("--proxy: %q is not SOCKS5=PORT or HTTPConnect=PORT", text)
 	}
 	return nil
-}
-
-// limitMemory keeps the heap below the container's limit (MEMORY_LIMIT, bytes), so that the collector works harder before the
-// kernel ends the process. GOMEMLIMIT, where it is set, goes before.
-func limitMemory() {
-	if n, err := strconv.ParseInt(os.Getenv("MEMORY_LIMIT"), 10, 64); err == nil && n > 0 && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(n / 10 * 8)
-	}
 }
