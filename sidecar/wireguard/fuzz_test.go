@@ -124,7 +124,7 @@ func FuzzTake(f *testing.F) {
 		e.count, delivered = counters{}, nil
 		p.forgetSessions()
 		p.rx.Store(0)
-		s := &session{peer: p, created: e.now(), sends: aead(k), receives: aead(k)}
+		s := &session{peer: p, created: e.now(), sends: transportCipher(k), receives: transportCipher(k)}
 		s.local = e.index.add(entry{peer: p, session: s})
 		s.remote = s.local
 		p.current.Store(s)

@@ -111,7 +111,7 @@ func (p *peer) answer(n noise, msg []byte, now instant, from *endpoint) ([]byte,
 	out = out[:responseSize]
 	p.signer.sign(out, time.Now())
 	theirs, ours := n.keys() // the initiator's direction first
-	s.sends, s.receives = aead(ours), aead(theirs)
+	s.sends, s.receives = transportCipher(ours), transportCipher(theirs)
 	p.engine.index.replace(s.local, entry{peer: p, session: s})
 	p.adopt(s)
 	p.move(from)
@@ -143,7 +143,7 @@ func (p *peer) complete(msg []byte, now instant, from *endpoint) error {
 	}
 	s := &session{peer: p, initiator: true, created: now, local: a.local, remote: binary.LittleEndian.Uint32(msg[atIndex:])}
 	ours, theirs := n.keys()
-	s.sends, s.receives = aead(ours), aead(theirs)
+	s.sends, s.receives = transportCipher(ours), transportCipher(theirs)
 	p.engine.index.replace(a.local, entry{peer: p, session: s})
 	*a = asking{}
 	p.adopt(s)

@@ -75,14 +75,14 @@ func (n *noise) mixEphemeral(pub []byte) {
 
 // seal appends plain to dst, encrypted under a key that is used once and bound to the transcript.
 func (n *noise) seal(dst []byte, k hash32, plain []byte) []byte {
-	out := aead(k).Seal(dst, zeroNonce[:], plain, n.hash[:])
+	out := handshakeCipher(k).Seal(dst, zeroNonce[:], plain, n.hash[:])
 	n.mixHash(out[len(dst):])
 	return out
 }
 
 // open is seal's inverse.
 func (n *noise) open(k hash32, sealed []byte) ([]byte, error) {
-	out, err := aead(k).Open(nil, zeroNonce[:], sealed, n.hash[:])
+	out, err := handshakeCipher(k).Open(nil, zeroNonce[:], sealed, n.hash[:])
 	if err != nil {
 		return nil, errAuthentication
 	}
@@ -101,7 +101,7 @@ var (
 	errAuthentication = errors.New("authentication failed")
 )
 
-func aead(k hash32) cipher.AEAD {
+func handshakeCipher(k hash32) cipher.AEAD {
 	a, err := chacha20poly1305.New(k[:])
 	if err != nil {
 		panic("wireguard: a 32-byte key was refused: " + err.Error()) // unreachable: the length is fixed

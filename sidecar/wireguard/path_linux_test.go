@@ -27,7 +27,7 @@ func wired(t testing.TB, deliver func([][]byte, int)) (*Engine, *peer, *session)
 	p := meet(t, e, bare(nil), innerA, key.Preshared{})
 	p.at.Store(&endpoint{to: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), e.sockets.port)})
 	t.Cleanup(p.remove)
-	s := &session{peer: p, created: e.now(), sends: aead(hash32{1}), receives: aead(hash32{1})}
+	s := &session{peer: p, created: e.now(), sends: transportCipher(hash32{1}), receives: transportCipher(hash32{1})}
 	s.local = e.index.add(entry{peer: p, session: s})
 	s.remote = s.local
 	p.current.Store(s)
