@@ -1032,6 +1032,13 @@ stored:
 // Computes Poly1305 of a message, padded with zeros to whole blocks of 16 bytes, and one block more.
 // In: SI message, DX its length, R8 and R9 the last block's halves, R12 the key, r and s. Out: AX and BX the tag's halves.
 // Takes CX, DX, SI, R8 to R11, R13, R15, K1 to K7 and all vectors.
+// 
+// A vector has a 64-bit number for each of eight blocks, in the order 0 4 1 5 2 6 3 7; three of them, (l0 l1 l2), are the numbers
+// l0 + l1·2^44 + l2·2^88. Carried, l0 and l1 are below 2^44 and l2 below 2^42 + 2^13; with a block added, below 2^45.
+// Z0 Z1 Z2: H, the state. Z28 Z29 Z30: a group of eight blocks. Z19 Z20 Z21: P, the powers r^8 r^4 r^7 r^3 r^6 r^2 r^5 r.
+// Z22 Z23 Z24: P·r^8. Z9 Z10 Z11 Z12 Z13: r^16 and 20 times its l1 and l2, Z14 Z15 Z16 Z17 Z18: r^8 likewise; earlier, smaller powers.
+// Z3 Z4 Z5 and Z6 Z7 Z8: the sum of products, low 52 bits and high 52 bits, of at most six for a limb.
+// Z25, Z26: 44 and 42 low bits. Z27: 2^40, which is 2^128 in l2. Z31: temporary.
 TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	// R10 = n/16 rounded up + 1 blocks. R11 = groups of eight. R13 = 16 bytes for each block that the first group lacks.
 	LEAQ 31(DX), R10
@@ -1119,12 +1126,14 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPSLLQ $4, Z11, Z13
 	VPADDQ Z31, Z13, Z13
 	// r^2. P = r^2 where bit 0 of the exponent less 1 is set, else r.
+	// Sum = 0.
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z4, Z4, Z4
 	VPXORQ Z7, Z7, Z7
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z8, Z8, Z8
+	// Sum += (Z9 Z10 Z11)·(Z9 Z10 Z11), of which the last two times 20 are in Z12 Z13.
 	VPMADD52LUQ Z9, Z9, Z3
 	VPMADD52HUQ Z9, Z9, Z6
 	VPMADD52LUQ Z10, Z9, Z4
@@ -1143,6 +1152,7 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPMADD52HUQ Z13, Z11, Z7
 	VPMADD52LUQ Z9, Z11, Z5
 	VPMADD52HUQ Z9, Z11, Z8
+	// (Z14 Z15 Z16) = sum.
 	VPSLLQ $8, Z6, Z6
 	VPSLLQ $8, Z7, Z7
 	VPSLLQ $10, Z8, Z8
@@ -1172,12 +1182,14 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPBLENDMQ Z15, Z10, K7, Z20
 	VPBLENDMQ Z16, Z11, K7, Z21
 	// r^4. P times r^2 by bit 1.
+	// Sum = 0.
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z4, Z4, Z4
 	VPXORQ Z7, Z7, Z7
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z8, Z8, Z8
+	// Sum += (Z14 Z15 Z16)·(Z14 Z15 Z16), of which the last two times 20 are in Z17 Z18.
 	VPMADD52LUQ Z14, Z14, Z3
 	VPMADD52HUQ Z14, Z14, Z6
 	VPMADD52LUQ Z15, Z14, Z4
@@ -1196,6 +1208,7 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPMADD52HUQ Z18, Z16, Z7
 	VPMADD52LUQ Z14, Z16, Z5
 	VPMADD52HUQ Z14, Z16, Z8
+	// (Z9 Z10 Z11) = sum.
 	VPSLLQ $8, Z6, Z6
 	VPSLLQ $8, Z7, Z7
 	VPSLLQ $10, Z8, Z8
@@ -1219,12 +1232,14 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPSLLQ $2, Z11, Z31
 	VPSLLQ $4, Z11, Z13
 	VPADDQ Z31, Z13, Z13
+	// Sum = 0.
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z4, Z4, Z4
 	VPXORQ Z7, Z7, Z7
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z8, Z8, Z8
+	// Sum += (Z19 Z20 Z21)·(Z14 Z15 Z16), of which the last two times 20 are in Z17 Z18.
 	VPMADD52LUQ Z14, Z19, Z3
 	VPMADD52HUQ Z14, Z19, Z6
 	VPMADD52LUQ Z15, Z19, Z4
@@ -1243,6 +1258,7 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPMADD52HUQ Z18, Z21, Z7
 	VPMADD52LUQ Z14, Z21, Z5
 	VPMADD52HUQ Z14, Z21, Z8
+	// (Z0 Z1 Z2) = sum.
 	VPSLLQ $8, Z6, Z6
 	VPSLLQ $8, Z7, Z7
 	VPSLLQ $10, Z8, Z8
@@ -1266,12 +1282,14 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VMOVDQA64 Z1, K7, Z20
 	VMOVDQA64 Z2, K7, Z21
 	// r^8. P times r^4 by bit 2.
+	// Sum = 0.
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z4, Z4, Z4
 	VPXORQ Z7, Z7, Z7
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z8, Z8, Z8
+	// Sum += (Z9 Z10 Z11)·(Z9 Z10 Z11), of which the last two times 20 are in Z12 Z13.
 	VPMADD52LUQ Z9, Z9, Z3
 	VPMADD52HUQ Z9, Z9, Z6
 	VPMADD52LUQ Z10, Z9, Z4
@@ -1290,6 +1308,7 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPMADD52HUQ Z13, Z11, Z7
 	VPMADD52LUQ Z9, Z11, Z5
 	VPMADD52HUQ Z9, Z11, Z8
+	// (Z14 Z15 Z16) = sum.
 	VPSLLQ $8, Z6, Z6
 	VPSLLQ $8, Z7, Z7
 	VPSLLQ $10, Z8, Z8
@@ -1313,12 +1332,14 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPSLLQ $2, Z16, Z31
 	VPSLLQ $4, Z16, Z18
 	VPADDQ Z31, Z18, Z18
+	// Sum = 0.
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z4, Z4, Z4
 	VPXORQ Z7, Z7, Z7
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z8, Z8, Z8
+	// Sum += (Z19 Z20 Z21)·(Z9 Z10 Z11), of which the last two times 20 are in Z12 Z13.
 	VPMADD52LUQ Z9, Z19, Z3
 	VPMADD52HUQ Z9, Z19, Z6
 	VPMADD52LUQ Z10, Z19, Z4
@@ -1337,6 +1358,7 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPMADD52HUQ Z13, Z21, Z7
 	VPMADD52LUQ Z9, Z21, Z5
 	VPMADD52HUQ Z9, Z21, Z8
+	// (Z0 Z1 Z2) = sum.
 	VPSLLQ $8, Z6, Z6
 	VPSLLQ $8, Z7, Z7
 	VPSLLQ $10, Z8, Z8
@@ -1370,6 +1392,7 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPEXPANDQ.Z Z29, K2, Z29
 	VPBROADCASTQ R8, K6, Z29
 	VPBROADCASTQ R9, K7, Z29
+	// (Z28 Z29 Z30) = limbs of the eight blocks in the first two of them.
 	VPUNPCKLQDQ Z29, Z28, Z30
 	VPUNPCKHQDQ Z29, Z28, Z31
 	VPANDQ Z25, Z30, Z28
@@ -1377,6 +1400,7 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPANDQ Z25, Z29, Z29
 	VPSRLQ $24, Z31, Z30
 	VPORQ Z27, Z30, K5, Z30
+	// Sum = 0.
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z4, Z4, Z4
@@ -1389,6 +1413,7 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	VPSLLQ $2, Z21, Z31
 	VPSLLQ $4, Z21, Z18
 	VPADDQ Z31, Z18, Z18
+	// Sum += (Z28 Z29 Z30)·(Z19 Z20 Z21), of which the last two times 20 are in Z17 Z18.
 	VPMADD52LUQ Z19, Z28, Z3
 	VPMADD52HUQ Z19, Z28, Z6
 	VPMADD52LUQ Z20, Z28, Z4
@@ -1410,12 +1435,14 @@ TEXT poly<>(SB), NOSPLIT|NOFRAME, $0-0
 	JMP sum
 more:
 	// r^16, and P·r^8 by which H is multiplied when P multiplies the last group.
+	// Sum = 0.
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z4, Z4, Z4
 	VPXORQ Z7, Z7, Z7
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z8, Z8, Z8
+	// Sum += (Z14 Z15 Z16)·(Z14 Z15 Z16), of which the last two times 20 are in Z17 Z18.
 	VPMADD52LUQ Z14, Z14, Z3
 	VPMADD52HUQ Z14, Z14, Z6
 	VPMADD52LUQ Z15, Z14, Z4
@@ -1434,6 +1461,7 @@ more:
 	VPMADD52HUQ Z18, Z16, Z7
 	VPMADD52LUQ Z14, Z16, Z5
 	VPMADD52HUQ Z14, Z16, Z8
+	// (Z9 Z10 Z11) = sum.
 	VPSLLQ $8, Z6, Z6
 	VPSLLQ $8, Z7, Z7
 	VPSLLQ $10, Z8, Z8
@@ -1457,12 +1485,14 @@ more:
 	VPSLLQ $2, Z11, Z31
 	VPSLLQ $4, Z11, Z13
 	VPADDQ Z31, Z13, Z13
+	// Sum = 0.
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z4, Z4, Z4
 	VPXORQ Z7, Z7, Z7
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z8, Z8, Z8
+	// Sum += (Z19 Z20 Z21)·(Z14 Z15 Z16), of which the last two times 20 are in Z17 Z18.
 	VPMADD52LUQ Z14, Z19, Z3
 	VPMADD52HUQ Z14, Z19, Z6
 	VPMADD52LUQ Z15, Z19, Z4
@@ -1481,6 +1511,7 @@ more:
 	VPMADD52HUQ Z18, Z21, Z7
 	VPMADD52LUQ Z14, Z21, Z5
 	VPMADD52HUQ Z14, Z21, Z8
+	// (Z22 Z23 Z24) = sum.
 	VPSLLQ $8, Z6, Z6
 	VPSLLQ $8, Z7, Z7
 	VPSLLQ $10, Z8, Z8
@@ -1503,6 +1534,7 @@ more:
 	VMOVDQU64 (R10), Z29
 	VPEXPANDQ.Z Z28, K1, Z28
 	VPEXPANDQ.Z Z29, K2, Z29
+	// (Z28 Z29 Z30) = limbs of the eight blocks in the first two of them.
 	VPUNPCKLQDQ Z29, Z28, Z30
 	VPUNPCKHQDQ Z29, Z28, Z31
 	VPANDQ Z25, Z30, Z28
@@ -1521,6 +1553,7 @@ more:
 	JEQ pairs
 	VMOVDQU64 0(SI), Z28
 	VMOVDQU64 64(SI), Z29
+	// (Z28 Z29 Z30) = limbs of the eight blocks in the first two of them.
 	VPUNPCKLQDQ Z29, Z28, Z30
 	VPUNPCKHQDQ Z29, Z28, Z31
 	VPANDQ Z25, Z30, Z28
@@ -1528,12 +1561,14 @@ more:
 	VPANDQ Z25, Z29, Z29
 	VPSRLQ $24, Z31, Z30
 	VPORQ Z27, Z30, Z30
+	// Sum = (Z28 Z29 Z30).
 	VMOVDQA64 Z28, Z3
 	VPXORQ Z6, Z6, Z6
 	VMOVDQA64 Z29, Z4
 	VPXORQ Z7, Z7, Z7
 	VMOVDQA64 Z30, Z5
 	VPXORQ Z8, Z8, Z8
+	// Sum += (Z0 Z1 Z2)·(Z14 Z15 Z16), of which the last two times 20 are in Z17 Z18.
 	VPMADD52LUQ Z14, Z0, Z3
 	VPMADD52HUQ Z14, Z0, Z6
 	VPMADD52LUQ Z15, Z0, Z4
@@ -1552,6 +1587,7 @@ more:
 	VPMADD52HUQ Z18, Z2, Z7
 	VPMADD52LUQ Z14, Z2, Z5
 	VPMADD52HUQ Z14, Z2, Z8
+	// (Z0 Z1 Z2) = sum.
 	VPSLLQ $8, Z6, Z6
 	VPSLLQ $8, Z7, Z7
 	VPSLLQ $10, Z8, Z8
@@ -1578,6 +1614,7 @@ pair:
 	// H = H·r^16 + group·r^8 + group.
 	VMOVDQU64 128(SI), Z28
 	VMOVDQU64 192(SI), Z29
+	// (Z28 Z29 Z30) = limbs of the eight blocks in the first two of them.
 	VPUNPCKLQDQ Z29, Z28, Z30
 	VPUNPCKHQDQ Z29, Z28, Z31
 	VPANDQ Z25, Z30, Z28
@@ -1585,6 +1622,7 @@ pair:
 	VPANDQ Z25, Z29, Z29
 	VPSRLQ $24, Z31, Z30
 	VPORQ Z27, Z30, Z30
+	// Sum = (Z28 Z29 Z30).
 	VMOVDQA64 Z28, Z3
 	VPXORQ Z6, Z6, Z6
 	VMOVDQA64 Z29, Z4
@@ -1593,6 +1631,7 @@ pair:
 	VPXORQ Z8, Z8, Z8
 	VMOVDQU64 0(SI), Z28
 	VMOVDQU64 64(SI), Z29
+	// (Z28 Z29 Z30) = limbs of the eight blocks in the first two of them.
 	VPUNPCKLQDQ Z29, Z28, Z30
 	VPUNPCKHQDQ Z29, Z28, Z31
 	VPANDQ Z25, Z30, Z28
@@ -1600,6 +1639,7 @@ pair:
 	VPANDQ Z25, Z29, Z29
 	VPSRLQ $24, Z31, Z30
 	VPORQ Z27, Z30, Z30
+	// Sum += (Z28 Z29 Z30)·(Z14 Z15 Z16), of which the last two times 20 are in Z17 Z18.
 	VPMADD52LUQ Z14, Z28, Z3
 	VPMADD52HUQ Z14, Z28, Z6
 	VPMADD52LUQ Z15, Z28, Z4
@@ -1618,6 +1658,7 @@ pair:
 	VPMADD52HUQ Z18, Z30, Z7
 	VPMADD52LUQ Z14, Z30, Z5
 	VPMADD52HUQ Z14, Z30, Z8
+	// Sum += (Z0 Z1 Z2)·(Z9 Z10 Z11), of which the last two times 20 are in Z12 Z13.
 	VPMADD52LUQ Z9, Z0, Z3
 	VPMADD52HUQ Z9, Z0, Z6
 	VPMADD52LUQ Z10, Z0, Z4
@@ -1636,6 +1677,7 @@ pair:
 	VPMADD52HUQ Z13, Z2, Z7
 	VPMADD52LUQ Z9, Z2, Z5
 	VPMADD52HUQ Z9, Z2, Z8
+	// (Z0 Z1 Z2) = sum.
 	VPSLLQ $8, Z6, Z6
 	VPSLLQ $8, Z7, Z7
 	VPSLLQ $10, Z8, Z8
@@ -1662,6 +1704,7 @@ last:
 	VMOVDQU8.Z 64(SI), K4, Z29
 	VPBROADCASTQ R8, K6, Z29
 	VPBROADCASTQ R9, K7, Z29
+	// (Z28 Z29 Z30) = limbs of the eight blocks in the first two of them.
 	VPUNPCKLQDQ Z29, Z28, Z30
 	VPUNPCKHQDQ Z29, Z28, Z31
 	VPANDQ Z25, Z30, Z28
@@ -1669,6 +1712,7 @@ last:
 	VPANDQ Z25, Z29, Z29
 	VPSRLQ $24, Z31, Z30
 	VPORQ Z27, Z30, Z30
+	// Sum = 0.
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z4, Z4, Z4
@@ -1681,6 +1725,7 @@ last:
 	VPSLLQ $2, Z21, Z31
 	VPSLLQ $4, Z21, Z18
 	VPADDQ Z31, Z18, Z18
+	// Sum += (Z28 Z29 Z30)·(Z19 Z20 Z21), of which the last two times 20 are in Z17 Z18.
 	VPMADD52LUQ Z19, Z28, Z3
 	VPMADD52HUQ Z19, Z28, Z6
 	VPMADD52LUQ Z20, Z28, Z4
@@ -1705,6 +1750,7 @@ last:
 	VPSLLQ $2, Z24, Z31
 	VPSLLQ $4, Z24, Z13
 	VPADDQ Z31, Z13, Z13
+	// Sum += (Z0 Z1 Z2)·(Z22 Z23 Z24), of which the last two times 20 are in Z12 Z13.
 	VPMADD52LUQ Z22, Z0, Z3
 	VPMADD52HUQ Z22, Z0, Z6
 	VPMADD52LUQ Z23, Z0, Z4

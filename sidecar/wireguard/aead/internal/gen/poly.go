@@ -1,28 +1,14 @@
 package main
 
-// Poly1305 works on eight blocks at once, a block in each 64-bit lane, in three limbs of 44, 44 and 42 bits: a number is
-// l0 + l1·2^44 + l2·2^88, so that limbs multiply with IFMA, which takes 52 bits and gives the low or the high 52 of a product.
-// The lanes' blocks are 0 4 1 5 2 6 3 7, which is how two loads of four blocks unpack.
+import "fmt"
+
+// Poly1305 works on eight blocks at once, a block in each 64-bit lane, as limbs.go has numbers. The lanes' blocks are 0 4 1 5 2 6 3 7,
+// which is how two loads of four blocks unpack.
 //
 // A group is eight blocks. Lane by lane, H = ((G0·r^8 + G1)·r^8 + G2)..., and in the end the lanes are multiplied by r^8, r^4, r^7,
 // r^3, r^6, r^2, r^5 and r (P) and added up. The groups end where the message does, the block of lengths being the last one; so it is
 // the first group that may lack blocks, and zeros in front change nothing. Two groups are taken at a time, with r^16 and r^8, since
 // what takes long is to wait for H.
-//
-// # Bounds
-//
-// After carry: l0 < 2^44, l1 < 2^44, l2 < 2^42 + 2^13. A group's limbs are below 2^44, 2^44 and 2^41, so all that is multiplied by a
-// power of r is below 2^45, and the power's limbs, twenty times them included (s1, s2), are below 2^48.4: all within 52 bits.
-// Of a limb's sum at most six products are added: low halves, below 6·2^52 plus a limb, and high halves, below 6·2^(45+48.4-52) < 2^44.
-type limbs [3]string
-
-// power is a power of r: limbs, and s1 = 20·l1 and s2 = 20·l2, with which a product that would be at 2^132 or above comes in at
-// 2^132 / 2^132: 2^130 is 5, and 2^132 is 20.
-type power struct {
-	l      limbs
-	s1, s2 string
-}
-
 var (
 	h     = limbs{"Z0", "Z1", "Z2"} // the state, for each lane
 	low   = limbs{"Z3", "Z4", "Z5"} // sums of low halves of products
@@ -45,7 +31,14 @@ func (a *asm) poly() {
 	a.text("poly<>", "NOSPLIT|NOFRAME", "$0-0",
 		"Computes Poly1305 of a message, padded with zeros to whole blocks of 16 bytes, and one block more.",
 		"In: SI message, DX its length, R8 and R9 the last block's halves, R12 the key, r and s. Out: AX and BX the tag's halves.",
-		"Takes CX, DX, SI, R8 to R11, R13, R15, K1 to K7 and all vectors.")
+		"Takes CX, DX, SI, R8 to R11, R13, R15, K1 to K7 and all vectors.",
+		"",
+		"A vector has a 64-bit number for each of eight blocks, in the order 0 4 1 5 2 6 3 7; three of them, (l0 l1 l2), are the numbers",
+		"l0 + l1·2^44 + l2·2^88. Carried, l0 and l1 are below 2^44 and l2 below 2^42 + 2^13; with a block added, below 2^45.",
+		fmt.Sprintf("%s: H, the state. %s: a group of eight blocks. %s: P, the powers r^8 r^4 r^7 r^3 r^6 r^2 r^5 r.", h, msg, lanes),
+		fmt.Sprintf("%s: P·r^8. %s: r^16 and 20 times its l1 and l2, %s: r^8 likewise; earlier, smaller powers.", ahead, even, odd),
+		fmt.Sprintf("%s and %s: the sum of products, low 52 bits and high 52 bits, of at most six for a limb.", low, high),
+		fmt.Sprintf("%s, %s: 44 and 42 low bits. %s: 2^40, which is 2^128 in l2. %s: temporary.", mask44, mask42, pad, tmp))
 	a.polyMasks()
 	a.polyPowers()
 	a.polyGroups()
@@ -183,6 +176,16 @@ func (a *asm) timesByBit(p power, mask int) {
 func (a *asm) polyGroups() {
 	a.op("DECQ", "R11")
 	a.op("JNE", "more")
+	a.polyOne()
+	a.op("JMP", "sum")
+	a.label("more")
+	a.polyFirst()
+	a.polyMiddle()
+	a.polyLast()
+}
+
+// polyOne is for one group alone.
+func (a *asm) polyOne() {
 	a.say("One group alone, in which the message ends too. Its product by P is all.")
 	a.op("VMOVDQU8.Z", "(SI), K3, %s", msg[0])
 	a.op("VMOVDQU8.Z", "(R10), K4, %s", msg[1])
@@ -193,9 +196,10 @@ func (a *asm) polyGroups() {
 	p := power{lanes, odd.s1, odd.s2}
 	a.twenty(p)
 	a.multiply(msg, p)
-	a.op("JMP", "sum")
+}
 
-	a.label("more")
+// polyFirst makes the powers that several groups need, and H of the first.
+func (a *asm) polyFirst() {
 	a.say("r^16, and P·r^8 by which H is multiplied when P multiplies the last group.")
 	a.zero()
 	a.multiply(odd.l, odd)
@@ -214,6 +218,10 @@ func (a *asm) polyGroups() {
 		a.op("VMOVDQA64", "%s, %s", msg[i], h[i])
 	}
 	a.op("ADDQ", "$128, SI")
+}
+
+// polyMiddle takes in the groups between the first and the last, and ends at the label last.
+func (a *asm) polyMiddle() {
 	a.say("R11 = groups between the first and the last. If their number is odd: H = H·r^8 + group.")
 	a.op("DECQ", "R11")
 	a.op("TESTQ", "$1, R11")
@@ -239,13 +247,17 @@ func (a *asm) polyGroups() {
 	a.op("DECQ", "R11")
 	a.op("JNE", "pair")
 	a.label("last")
+}
+
+// polyLast takes in the last group.
+func (a *asm) polyLast() {
 	a.say("H·(P·r^8) + last group·P.")
 	a.op("VMOVDQU8.Z", "(SI), K3, %s", msg[0])
 	a.op("VMOVDQU8.Z", "64(SI), K4, %s", msg[1])
 	a.lastBlock()
 	a.split("")
 	a.zero()
-	p = power{lanes, odd.s1, odd.s2}
+	p := power{lanes, odd.s1, odd.s2}
 	a.twenty(p)
 	a.multiply(msg, p)
 	p = power{ahead, even.s1, even.s2}
@@ -263,95 +275,6 @@ func (a *asm) lastBlock() {
 func (a *asm) expand() {
 	a.op("VPEXPANDQ.Z", "%s, K1, %[1]s", msg[0])
 	a.op("VPEXPANDQ.Z", "%s, K2, %[1]s", msg[1])
-}
-
-// load reads a whole group.
-func (a *asm) load(offset int) {
-	a.op("VMOVDQU64", "%d(SI), %s", offset, msg[0])
-	a.op("VMOVDQU64", "%d(SI), %s", offset+64, msg[1])
-	a.split("")
-}
-
-// split makes limbs of the two halves of a group, which are in msg's first two registers. Only lanes in the mask get the bit on top.
-func (a *asm) split(mask string) {
-	a.op("VPUNPCKLQDQ", "%s, %s, %s", msg[1], msg[0], msg[2]) // low words
-	a.op("VPUNPCKHQDQ", "%s, %s, %s", msg[1], msg[0], tmp)    // high words
-	a.op("VPANDQ", "%s, %s, %s", mask44, msg[2], msg[0])
-	a.op("VPSHRDQ", "$44, %s, %s, %s", tmp, msg[2], msg[1])
-	a.op("VPANDQ", "%s, %s, %[2]s", mask44, msg[1])
-	a.op("VPSRLQ", "$24, %s, %s", tmp, msg[2])
-	if mask == "" {
-		a.op("VPORQ", "%s, %s, %[2]s", pad, msg[2])
-	} else {
-		a.op("VPORQ", "%s, %s, %s, %[2]s", pad, msg[2], mask)
-	}
-}
-
-// twenty makes s1 and s2 of a power.
-func (a *asm) twenty(p power) {
-	for i, s := range []string{p.s1, p.s2} {
-		a.op("VPSLLQ", "$2, %s, %s", p.l[i+1], tmp)
-		a.op("VPSLLQ", "$4, %s, %s", p.l[i+1], s)
-		a.op("VPADDQ", "%s, %s, %[2]s", tmp, s)
-	}
-}
-
-// zero begins a sum of products.
-func (a *asm) zero() {
-	for i := range low {
-		a.op("VPXORQ", "%s, %[1]s, %[1]s", low[i])
-		a.op("VPXORQ", "%s, %[1]s, %[1]s", high[i])
-	}
-}
-
-// start begins a sum of products with the group in msg.
-func (a *asm) start() {
-	for i := range low {
-		a.op("VMOVDQA64", "%s, %s", msg[i], low[i])
-		a.op("VPXORQ", "%s, %[1]s, %[1]s", high[i])
-	}
-}
-
-// multiply adds x·p to the sum: at 2^(44k) low halves in low[k], and at 2^(44k+52) high halves in high[k].
-func (a *asm) multiply(x limbs, p power) {
-	by := [3][3]string{ // what x's limb i is multiplied by for the sum's limb k
-		{p.l[0], p.l[1], p.l[2]},
-		{p.s2, p.l[0], p.l[1]},
-		{p.s1, p.s2, p.l[0]},
-	}
-	for i := range x {
-		for k := range low {
-			a.op("VPMADD52LUQ", "%s, %s, %s", by[i][k], x[i], low[k])
-			a.op("VPMADD52HUQ", "%s, %s, %s", by[i][k], x[i], high[k])
-		}
-	}
-}
-
-// gather adds the sum's high halves to its low ones, with the limb each belongs to: 2^52 is 2^8 of the next limb, and from the third
-// one on it is at 2^140 = 2^130·2^10, which is 5·2^10 of the first. Then low[0] < 2^55.
-func (a *asm) gather() {
-	a.op("VPSLLQ", "$8, %s, %[1]s", high[0])
-	a.op("VPSLLQ", "$8, %s, %[1]s", high[1])
-	a.op("VPSLLQ", "$10, %s, %[1]s", high[2])
-	a.op("VPADDQ", "%s, %s, %[2]s", high[0], low[1])
-	a.op("VPADDQ", "%s, %s, %[2]s", high[1], low[2])
-}
-
-// carry makes limbs of the sum, within the bounds above.
-func (a *asm) carry(to limbs) {
-	a.gather()
-	a.op("VPSRLQ", "$42, %s, %s", low[2], tmp)
-	a.op("VPADDQ", "%s, %s, %[2]s", high[2], tmp) // below 2^50
-	a.op("VPANDQ", "%s, %s, %s", mask42, low[2], low[2])
-	a.op("VPADDQ", "%s, %s, %[2]s", tmp, low[0])
-	a.op("VPSLLQ", "$2, %s, %[1]s", tmp)
-	a.op("VPADDQ", "%s, %s, %[2]s", tmp, low[0])
-	a.op("VPSRLQ", "$44, %s, %s", low[0], tmp)
-	a.op("VPANDQ", "%s, %s, %s", mask44, low[0], to[0])
-	a.op("VPADDQ", "%s, %s, %[2]s", tmp, low[1])
-	a.op("VPSRLQ", "$44, %s, %s", low[1], tmp)
-	a.op("VPANDQ", "%s, %s, %s", mask44, low[1], to[1])
-	a.op("VPADDQ", "%s, %s, %s", tmp, low[2], to[2])
 }
 
 // polyEnd adds up the lanes, reduces modulo 2^130 - 5 and adds s.
@@ -386,15 +309,15 @@ func (a *asm) polyEnd() {
 	a.say("AX, BX, CX = limbs. Carry; R15 is still the mask of 44 bits.")
 	a.op("MOVQ", "R15, R11")
 	a.op("SHRQ", "$2, R11")
-	a.scalarCarry("AX", "BX", "R15", 44)
-	a.scalarCarry("BX", "CX", "R15", 44)
+	a.scalarCarry("AX", "BX")
+	a.scalarCarry("BX", "CX")
 	a.op("MOVQ", "CX, DX")
 	a.op("ANDQ", "R11, CX")
 	a.op("SHRQ", "$42, DX")
 	a.op("LEAQ", "(DX)(DX*4), DX")
 	a.op("ADDQ", "DX, AX")
-	a.scalarCarry("AX", "BX", "R15", 44)
-	a.scalarCarry("BX", "CX", "R15", 44)
+	a.scalarCarry("AX", "BX")
+	a.scalarCarry("BX", "CX")
 	a.say("What is in CX above 42 bits, one at most, is with the rest below 2^130 + 2^17: words of 64 bits, AX, BX, CX.")
 	a.op("MOVQ", "BX, DX")
 	a.op("SHLQ", "$44, DX")
@@ -419,10 +342,10 @@ func (a *asm) polyEnd() {
 	a.op("ADCQ", "24(R12), BX")
 }
 
-// scalarCarry moves what is above the mask from one limb to the next. It takes DX.
-func (a *asm) scalarCarry(from, to, mask string, bits int) {
+// scalarCarry moves what is above 44 bits, the mask of which is R15, from one limb to the next. It takes DX.
+func (a *asm) scalarCarry(from, to string) {
 	a.op("MOVQ", "%s, DX", from)
-	a.op("ANDQ", "%s, %s", mask, from)
-	a.op("SHRQ", "$%d, DX", bits)
+	a.op("ANDQ", "R15, %s", from)
+	a.op("SHRQ", "$44, DX")
 	a.op("ADDQ", "DX, %s", to)
 }
