@@ -1032,7 +1032,7 @@ stored:
 // Computes Poly1305 of a message, padded with zeros to whole blocks of 16 bytes, and one block more.
 // In: SI message, DX its length, R8 and R9 the last block's halves, R12 the key, r and s. Out: AX and BX the tag's halves.
 // Takes CX, DX, SI, R8 to R11, R13, R15, K1 to K7 and all vectors.
-// 
+//
 // A vector has a 64-bit number for each of eight blocks, in the order 0 4 1 5 2 6 3 7; three of them, (l0 l1 l2), are the numbers
 // l0 + l1·2^44 + l2·2^88. Carried, l0 and l1 are below 2^44 and l2 below 2^42 + 2^13; with a block added, below 2^45.
 // Z0 Z1 Z2: H, the state. Z28 Z29 Z30: a group of eight blocks. Z19 Z20 Z21: P, the powers r^8 r^4 r^7 r^3 r^6 r^2 r^5 r.
@@ -1884,7 +1884,7 @@ TEXT ·seal(SB), 0, $128-40
 	RET 
 
 // func open(dst, src *byte, n int, key *[32]byte, nonce *[12]byte) bool
-// 
+//
 // The first pass's key stream waits in the frame while the message is authenticated, since computing its first block alone
 // would take as long.
 TEXT ·open(SB), 0, $1600-41

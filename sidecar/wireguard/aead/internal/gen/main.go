@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strings"
 )
 
 func main() {
@@ -48,7 +49,7 @@ func (a *asm) label(name string, args ...any) { fmt.Fprintf(a, name+":\n", args.
 func (a *asm) text(name, flags, size string, doc ...string) {
 	a.WriteByte('\n')
 	for _, d := range doc {
-		fmt.Fprintf(a, "// %s\n", d)
+		fmt.Fprintln(a, strings.TrimRight("// "+d, " "))
 	}
 	fmt.Fprintf(a, "TEXT %s(SB), %s, %s\n", name, flags, size)
 }
