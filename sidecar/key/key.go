@@ -82,8 +82,9 @@ func ParsePreshared(s string) (Preshared, error) {
 }
 
 func parse(s string) (b [Size]byte, err error) {
-	d, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(s))
-	if err != nil || len(d) != Size {
+	s = strings.TrimSpace(s)
+	d, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err != nil || len(d) != Size || len(s) != base64.StdEncoding.EncodedLen(Size) { // base64 skips line ends, `wg` does not
 		return b, fmt.Errorf("want %d bytes in base64 (44 characters)", Size)
 	}
 	return [Size]byte(d), nil

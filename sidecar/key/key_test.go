@@ -179,6 +179,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("")
 	f.Add(strings.Repeat("A", 43) + "=")
 	f.Add(strings.Repeat("A", 42) + "B=")
+	f.Add(strings.Repeat("0", 28) + "\n" + strings.Repeat("0", 15) + "=")
 	f.Fuzz(func(t *testing.T, s string) {
 		if p, err := ParsePublic(s); err == nil {
 			if again, err := ParsePublic(p.String()); err != nil || again != p || p.String() != strings.TrimSpace(s) {
