@@ -28,8 +28,8 @@ const (
 	flightMax = 24 << 20
 	// flightAge is how long a stream counts after it has used up its share.
 	flightAge = 20 * time.Millisecond
-	// roundTripMin is the least that gVisor measures.
-	roundTripMin = time.Millisecond
+	// leastTrip is the least that gVisor measures.
+	leastTrip = time.Millisecond
 	// Every pathRenewal the streams keep to their least for pathBare, to see how long the round trip is without their queue.
 	pathRenewal = time.Minute
 	pathBare    = 100 * time.Millisecond
@@ -82,7 +82,7 @@ func (p *path) leave() {
 
 // measured takes in a round trip.
 func (p *path) measured(trip time.Duration, now time.Time) {
-	trip = max(trip, roundTripMin)
+	trip = max(trip, leastTrip)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.trip == 0 {
