@@ -30,5 +30,5 @@
 // # Limits
 //
 // One destination's packets are encrypted by whoever sends them, so parallelism is that of the senders; all that arrives by one
-// address family is decrypted by one goroutine, which carries some 6 Gbit/s.
+// address family is decrypted by one goroutine.
 package wireguard
