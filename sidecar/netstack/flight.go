@@ -51,7 +51,8 @@ type path struct {
 	trip    time.Duration // the bare round trip; zero: not known
 	renewed time.Time     // since when it is measured anew
 	next    time.Duration // the shortest since then
-	number  int64         // of the current period; periods are flightAge long
+	began   time.Time     // the first period; each is flightAge long. Not the clock's, which may be set back
+	number  int64         // of the current period, from 1 on
 	now     int           // streams that have waited in it
 	before  int           // and in the one before
 }
@@ -99,12 +100,15 @@ func (p *path) measured(trip time.Duration, now time.Time) {
 	}
 }
 
-// share is what each may have in flight of those that use up their share. The stream that asks was last counted in a period.
+// share is what each may have in flight of those that use up their share. The stream that asks was last counted in the period
+// *counted; zero: in none.
 func (p *path) share(counted *int64, now time.Time) int {
-	number := now.UnixNano() / int64(flightAge)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
+	if p.began.IsZero() {
+		p.began = now
+	}
+	switch number := 1 + int64(now.Sub(p.began)/flightAge); {
 	case number == p.number+1:
 		p.number, p.before, p.now = number, p.now, 0
 	case number > p.number:
@@ -117,8 +121,8 @@ func (p *path) share(counted *int64, now time.Time) int {
 	if p.next != 0 {
 		return flightMin
 	}
-	total := min(int(p.trip)*flightRate/int(time.Millisecond), flightMax)
-	return total / max(p.now, p.before)
+	total := min(int64(p.trip)*flightRate/int64(time.Millisecond), flightMax)
+	return int(total) / max(p.now, p.before)
 }
 
 // flight is a stream's part in it, used by its one writer.

@@ -69,3 +69,15 @@ func TestPathsAreForgotten(t *testing.T) {
 		t.Error("a path without streams is kept")
 	}
 }
+
+// A round trip of a minute times the rate is more than 32 bits hold.
+func TestShareOfALongPath(t *testing.T) {
+	var ps paths
+	p := ps.join(netip.MustParseAddr("10.0.0.1"))
+	now := time.Unix(1000, 0)
+	p.measured(time.Minute, now)
+	var counted int64
+	if got := p.share(&counted, now); got != flightMax {
+		t.Errorf("share %d, want the most, %d", got, flightMax)
+	}
+}

@@ -9,8 +9,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// TCP's settings. Buffers start small and grow by themselves: a thousand idle connections must cost little, one long fat
-// path must not be held back.
+// TCP's settings. Buffers start small and grow, the receive buffer by itself and the send buffer as flight.go has it: a thousand
+// idle connections must cost little, one long fat path must not be held back.
 const (
 	receiveDefault = 1 << 20
 	receiveMax     = 8 << 20
