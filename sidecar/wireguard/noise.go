@@ -14,6 +14,8 @@ import (
 	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"github.com/tenantwire/tenantwire/sidecar/wireguard/aead"
+
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
@@ -101,8 +103,13 @@ var (
 	errAuthentication = errors.New("authentication failed")
 )
 
-func handshakeCipher(k hash32) cipher.AEAD {
-	a, err := chacha20poly1305.New(k[:])
+// handshakeCipher is for the few encryptions of a handshake, which bind additional data.
+func handshakeCipher(k hash32) cipher.AEAD { return mustCipher(chacha20poly1305.New(k[:])) }
+
+// transportCipher is for a session's packets, by far the most that is encrypted.
+func transportCipher(k hash32) cipher.AEAD { return mustCipher(aead.New(k[:])) }
+
+func mustCipher(a cipher.AEAD, err error) cipher.AEAD {
 	if err != nil {
 		panic("wireguard: a 32-byte key was refused: " + err.Error()) // unreachable: the length is fixed
 	}

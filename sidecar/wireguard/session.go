@@ -9,8 +9,6 @@ import (
 
 	"github.com/tailscale/wireguard-go/replay"
 	"golang.org/x/crypto/chacha20poly1305"
-
-	"github.com/tenantwire/tenantwire/sidecar/wireguard/aead"
 )
 
 // Section 6.1: how long a session may be used.
@@ -39,15 +37,6 @@ type session struct {
 
 	mu   sync.Mutex // guards seen; one reader for each socket may have packets of the session
 	seen replay.Filter
-}
-
-// transportCipher is for a session's packets, by far the most that is encrypted.
-func transportCipher(k hash32) cipher.AEAD {
-	a, err := aead.New(k[:])
-	if err != nil {
-		panic("wireguard: a 32-byte key was refused: " + err.Error()) // unreachable: the length is fixed
-	}
-	return a
 }
 
 // usable says whether it may still encrypt and decrypt.

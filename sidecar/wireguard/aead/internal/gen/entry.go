@@ -11,25 +11,35 @@ func (a *asm) entries() {
 func (a *asm) seal() {
 	a.text("·seal", "0", "$128-40", "func seal(dst, src *byte, n int, key *[32]byte, nonce *[12]byte)")
 	a.aligned()
-	a.op("MOVQ", "dst+0(FP), DI")
-	a.op("MOVQ", "src+8(FP), SI")
-	a.op("MOVQ", "n+16(FP), AX")
-	a.op("MOVQ", "key+24(FP), R10")
-	a.op("MOVQ", "nonce+32(FP), R11")
+	a.arguments()
 	a.op("XORL", "R8, R8")
 	a.state()
 	a.op("MOVL", "$64, R11")
 	a.op("CALL", "stream<>(SB)")
-	a.op("MOVQ", "dst+0(FP), SI")
-	a.op("MOVQ", "n+16(FP), DX")
-	a.op("XORL", "R8, R8")
-	a.op("MOVQ", "DX, R9")
-	a.op("CALL", "poly<>(SB)")
+	a.authenticate("dst+0(FP)")
 	a.op("MOVQ", "dst+0(FP), DI")
 	a.op("MOVQ", "n+16(FP), DX")
 	a.op("MOVQ", "AX, (DI)(DX*1)")
 	a.op("MOVQ", "BX, 8(DI)(DX*1)")
 	a.end()
+}
+
+// arguments loads those of ChaCha20: destination, source, length, key and nonce.
+func (a *asm) arguments() {
+	a.op("MOVQ", "dst+0(FP), DI")
+	a.op("MOVQ", "src+8(FP), SI")
+	a.op("MOVQ", "n+16(FP), AX")
+	a.op("MOVQ", "key+24(FP), R10")
+	a.op("MOVQ", "nonce+32(FP), R11")
+}
+
+// authenticate leaves the tag of a message without additional data in AX and BX. Its last block has the two lengths.
+func (a *asm) authenticate(message string) {
+	a.op("MOVQ", "%s, SI", message)
+	a.op("MOVQ", "n+16(FP), DX")
+	a.op("XORL", "R8, R8")
+	a.op("MOVQ", "DX, R9")
+	a.op("CALL", "poly<>(SB)")
 }
 
 // aligned points R12 into the frame.
@@ -61,11 +71,7 @@ func (a *asm) open() {
 		}
 	})
 	a.say("Authenticate.")
-	a.op("MOVQ", "src+8(FP), SI")
-	a.op("MOVQ", "n+16(FP), DX")
-	a.op("XORL", "R8, R8")
-	a.op("MOVQ", "DX, R9")
-	a.op("CALL", "poly<>(SB)")
+	a.authenticate("src+8(FP)")
 	a.op("MOVQ", "src+8(FP), SI")
 	a.op("MOVQ", "n+16(FP), DX")
 	a.op("XORQ", "(SI)(DX*1), AX")
@@ -123,11 +129,7 @@ func (a *asm) polyEntry() {
 func (a *asm) blocksEntry() {
 	a.text("·xor", "0", "$128-44", "func xor(dst, src *byte, n int, key *[32]byte, nonce *[12]byte, counter uint32)")
 	a.aligned()
-	a.op("MOVQ", "dst+0(FP), DI")
-	a.op("MOVQ", "src+8(FP), SI")
-	a.op("MOVQ", "n+16(FP), AX")
-	a.op("MOVQ", "key+24(FP), R10")
-	a.op("MOVQ", "nonce+32(FP), R11")
+	a.arguments()
 	a.op("MOVL", "counter+40(FP), R8")
 	a.state()
 	a.op("XORL", "R11, R11")
