@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
+	"github.com/tenantwire/tenantwire/sidecar/limits"
 )
 
 // version is set when a release is built.
@@ -89,8 +90,7 @@ func (f *flags) run(ctx context.Context) error {
 		return fmt.Errorf("--log-level: %q is not debug, info, warn or error", f.logLevel)
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	limitMemory()
-	limitProcessors()
+	limits.Apply()
 	if f.config != "" {
 		if f.check {
 			return agent.CheckStatic(f.config)

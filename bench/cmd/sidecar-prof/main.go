@@ -12,10 +12,10 @@ import (
 	_ "net/http/pprof"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
+	"github.com/tenantwire/tenantwire/sidecar/limits"
 )
 
 func main() {
@@ -29,7 +29,7 @@ func run() error {
 	config := flag.String("config", "", "static file")
 	socket := flag.String("pprof", "", "path of the unix socket to serve profiles on")
 	flag.Parse()
-	runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2)) // as the sidecar has it
+	limits.Apply()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	l, err := net.Listen("unix", *socket)

@@ -1,4 +1,5 @@
-package main
+// Package limits is how much of a machine a sidecar's process takes: memory and CPUs.
+package limits
 
 import (
 	"os"
@@ -6,6 +7,12 @@ import (
 	"runtime/debug"
 	"strconv"
 )
+
+// Apply sets both. It is called first of all, since others size themselves by it.
+func Apply() {
+	limitMemory()
+	limitProcessors()
+}
 
 // limitMemory keeps the heap below the container's limit (MEMORY_LIMIT, bytes), so that the collector works harder before the
 // kernel ends the process. GOMEMLIMIT, where it is set, goes before.
