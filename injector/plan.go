@@ -56,7 +56,6 @@ func (c *candidate) newPlan() *Plan {
 }
 
 func (c *candidate) sidecar() corev1.Container {
-	ready := func(period, failures int32) *corev1.Probe { return probe("/readyz", period, failures) }
 	return corev1.Container{
 		Name:            ContainerName,
 		Image:           c.Config.Image,
@@ -77,9 +76,9 @@ func (c *candidate) sidecar() corev1.Container {
 		Resources:                c.resources(),
 		RestartPolicy:            ptr.To(corev1.ContainerRestartPolicyAlways),
 		SecurityContext:          c.securityContext(),
-		StartupProbe:             ready(1, 120), // nothing else starts before the data path is up
-		ReadinessProbe:           ready(5, 3),
-		LivenessProbe:            probe("/healthz", 10, 3),
+		StartupProbe:             probe("/readyz", 1, 120), // nothing else starts before the data path is up
+		ReadinessProbe:           probe("/readyz", 5, 3),
+		LivenessProbe:            probe("/healthz", 10, 6),
 		TerminationMessagePath:   corev1.TerminationMessagePathDefault,
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 		VolumeMounts: []corev1.VolumeMount{
@@ -179,12 +178,16 @@ func volumes() []corev1.Volume {
 	}
 }
 
+// probeTimeout is in seconds. On a node that is short of CPU an answer is late, and a restart, which ends every connection of the
+// pod, makes that worse: only a sidecar that hangs is to be restarted.
+const probeTimeout = 10
+
 func probe(path string, period, failures int32) *corev1.Probe {
 	return &corev1.Probe{
 		ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
 			Path: path, Port: intstr.FromInt32(HealthPort), Scheme: corev1.URISchemeHTTP,
 		}},
-		PeriodSeconds: period, FailureThreshold: failures, TimeoutSeconds: 1, SuccessThreshold: 1,
+		PeriodSeconds: period, FailureThreshold: failures, TimeoutSeconds: probeTimeout, SuccessThreshold: 1,
 	}
 }
 

@@ -19,7 +19,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
-	"github.com/tenantwire/tenantwire/sidecar/limits"
 )
 
 // version is set when a release is built.
@@ -90,12 +89,11 @@ func (f *flags) run(ctx context.Context) error {
 		return fmt.Errorf("--log-level: %q is not debug, info, warn or error", f.logLevel)
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	limits.Apply()
 	if f.config != "" {
 		if f.check {
 			return agent.CheckStatic(f.config)
 		}
-		return agent.RunStatic(ctx, agent.StaticOptions{Path: f.config, Drain: f.drain, Log: log})
+		return agent.RunStatic(ctx, agent.StaticOptions{Path: f.config, Drain: f.drain, OwnProcess: true, Log: log})
 	}
 	o, err := f.member(log)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
+	"github.com/tenantwire/tenantwire/sidecar/limits"
 	"github.com/tenantwire/tenantwire/sidecar/privilege"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
@@ -42,7 +43,7 @@ type Options struct {
 	SOCKS5      netip.AddrPort        // loopback; zero: off
 	HTTPConnect netip.AddrPort        // loopback; zero: off
 	Drain       time.Duration         // how long open connections may finish after SIGTERM
-	OwnProcess  bool                  // nothing else runs in this process: a capability that is not needed is given up
+	OwnProcess  bool                  // nothing else runs in this process: it limits itself, and gives up a capability that is not needed
 	Log         *slog.Logger
 }
 
@@ -107,6 +108,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // RunMember runs a member until ctx ends.
 func RunMember(ctx context.Context, o Options) error {
+	if o.OwnProcess {
+		limits.Apply()
+	}
 	if err := privilege.Raise(); err != nil {
 		return err
 	}

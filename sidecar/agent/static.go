@@ -11,14 +11,16 @@ import (
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
+	"github.com/tenantwire/tenantwire/sidecar/limits"
 	"github.com/tenantwire/tenantwire/sidecar/privilege"
 )
 
 // StaticOptions configure a sidecar without a cluster.
 type StaticOptions struct {
-	Path  string        // the configuration file
-	Drain time.Duration // how long open connections may finish after SIGTERM
-	Log   *slog.Logger
+	Path       string        // the configuration file
+	Drain      time.Duration // how long open connections may finish after SIGTERM
+	OwnProcess bool          // nothing else runs in this process: it limits itself
+	Log        *slog.Logger
 }
 
 // CheckStatic says whether a configuration file is good, without using it.
@@ -30,6 +32,9 @@ func CheckStatic(path string) error {
 // RunStatic runs the data plane of a file until ctx ends. SIGHUP reads the file again: what differs is changed in place, and a file
 // that is not good changes nothing.
 func RunStatic(ctx context.Context, o StaticOptions) error {
+	if o.OwnProcess {
+		limits.Apply()
+	}
 	first, err := readStatic(o.Path)
 	if err != nil {
 		return err

@@ -15,7 +15,6 @@ import (
 	"syscall"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
-	"github.com/tenantwire/tenantwire/sidecar/limits"
 )
 
 func main() {
@@ -29,7 +28,6 @@ func run() error {
 	config := flag.String("config", "", "static file")
 	socket := flag.String("pprof", "", "path of the unix socket to serve profiles on")
 	flag.Parse()
-	limits.Apply()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	l, err := net.Listen("unix", *socket)
@@ -38,5 +36,5 @@ func run() error {
 	}
 	go func() { _ = http.Serve(l, nil) }()
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	return agent.RunStatic(ctx, agent.StaticOptions{Path: *config, Log: log})
+	return agent.RunStatic(ctx, agent.StaticOptions{Path: *config, OwnProcess: true, Log: log})
 }
