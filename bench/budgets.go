@@ -1,6 +1,9 @@
 package bench
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Yardstick is upstream wireguard-go on TUN at both ends.
 const Yardstick = "wggo-tun"
@@ -47,6 +50,37 @@ var Budgets = []Budget{
 	{Name: "Fairness of 32 streams up, Jain", Contender: "netstack-sym", Metric: "jain-up32", Target: 0.9},
 	{Name: "Fairness of 32 streams down, Jain", Contender: "netstack-sym", Metric: "jain-down32", Target: 0.9},
 	{Name: "Sidecar program, MB", Contender: "sidecar", Metric: "size", AtMost: true, Target: 15},
+}
+
+// peers are the userspace contenders of others, by whether ours stands at both ends as they do.
+var peers = map[string][]string{
+	"netstack-sym": {"stock-sym", "wireproxy-sym"},
+	"netstack":     {"stock", "wireproxy"},
+}
+
+// AheadOf are the budgets "ahead of every userspace peer": a row for each peer and each figure that a budget is of, where this run
+// has both.
+func AheadOf(r *Run) (out []Budget) {
+	for _, ours := range []string{"netstack-sym", "netstack"} {
+		for _, peer := range peers[ours] {
+			for _, m := range judged() {
+				if _, ok := r.Ratio(ours, peer, m); ok {
+					out = append(out, Budget{Name: m.Title, Contender: ours, Against: peer, Metric: m.Name, AtMost: m.LowerIsBetter, Target: 1})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// judged are the metrics of tunnels that budgets are of, each once.
+func judged() (out []Metric) {
+	for _, m := range Metrics {
+		if slices.ContainsFunc(Budgets, func(b Budget) bool { return b.Metric == m.Name && !b.LongOnly && b.Contender != "sidecar" }) {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // Verdict is what a run says of a budget.

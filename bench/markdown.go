@@ -9,51 +9,89 @@ import (
 	"strings"
 )
 
-// WriteMarkdown writes the report: where it was made, verdicts, ratios, figures, and what is not in it. charts are file names.
-func WriteMarkdown(w io.Writer, r *Run, long bool, charts []string) error {
+// WriteMarkdown writes the report: where it was made, and of every run verdicts, ratios, figures and what is not in it. charts are
+// the file names of the first run's.
+func WriteMarkdown(w io.Writer, r *Report, charts []string) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprint(b, "# Benchmark report\n\nMade by `make bench`; see `bench/doc.go` for what the names mean. Ratios are medians of those within each round.\n\n")
 	for _, f := range r.Facts {
 		fmt.Fprintf(b, "- %s: %s\n", f.Name, cell(f.Value))
 	}
-	writeBudgets(b, r, long)
-	writeRatios(b, r)
-	if len(charts) > 0 {
-		fmt.Fprint(b, "\n## Charts\n\n")
-		for _, c := range charts {
-			fmt.Fprintf(b, "![%s](%s)\n", strings.TrimSuffix(c, ".svg"), c)
+	for i, run := range r.Runs {
+		head := "##"
+		if run.Limit != "" {
+			fmt.Fprintf(b, "\n## With %s\n", run.Limit)
+			head = "###"
 		}
-	}
-	writeFigures(b, r)
-	if len(r.Skips) > 0 {
-		fmt.Fprint(b, "\n## Skipped\n\n| What | Why |\n| --- | --- |\n")
-		for _, s := range r.Skips {
-			fmt.Fprintf(b, "| %s | %s |\n", cell(s.What), cell(s.Why))
+		writeBudgets(b, head, run, r.Long)
+		writePeers(b, head, run)
+		writeRatios(b, head, run)
+		if i == 0 {
+			writeCharts(b, head, charts)
 		}
+		writeFigures(b, head, run)
+		writeSkips(b, head, run)
 	}
 	return b.Flush()
 }
 
-func writeBudgets(w io.Writer, r *Run, long bool) {
-	fmt.Fprint(w, "\n## Budgets\n\n| Budget | Contender | Reached | Target | Verdict |\n| --- | --- | --- | --- | --- |\n")
+// writeBudgets leaves out, within a limit, what was not to be measured there.
+func writeBudgets(w io.Writer, head string, r *Run, long bool) {
+	fmt.Fprintf(w, "\n%s Budgets\n\n| Budget | Contender | Reached | Target | Verdict |\n| --- | --- | --- | --- | --- |\n", head)
 	for _, b := range Budgets {
 		reached, v := b.Judge(r, long)
 		figure := number(reached)
 		if v == NotMeasured {
+			if r.Limit != "" {
+				continue
+			}
 			figure = "–"
 		}
 		fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", b.Name, b.Contender, figure, b.Wants(), v)
 	}
 }
 
-func writeRatios(w io.Writer, r *Run) {
+// writePeers says of every userspace peer whether we are ahead of it, in each figure that a budget is of.
+func writePeers(w io.Writer, head string, r *Run) {
+	rows := AheadOf(r)
+	if len(rows) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s Ahead of every userspace peer\n\n| Figure | Contender | Reached | Target | Verdict |\n| --- | --- | --- | --- | --- |\n", head)
+	for _, b := range rows {
+		reached, v := b.Judge(r, true)
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", b.Name, b.Contender, number(reached), b.Wants(), v)
+	}
+}
+
+func writeRatios(w io.Writer, head string, r *Run) {
 	lines := r.Headlines()
 	if len(lines) == 0 {
 		return
 	}
-	fmt.Fprint(w, "\n## Ratios\n\n```\n")
+	fmt.Fprintf(w, "\n%s Ratios\n\n```\n", head)
 	_ = WriteRatios(w, lines)
 	fmt.Fprint(w, "```\n")
+}
+
+func writeCharts(w io.Writer, head string, charts []string) {
+	if len(charts) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s Charts\n\n", head)
+	for _, c := range charts {
+		fmt.Fprintf(w, "![%s](%s)\n", strings.TrimSuffix(c, ".svg"), c)
+	}
+}
+
+func writeSkips(w io.Writer, head string, r *Run) {
+	if len(r.Skips) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s Skipped\n\n| What | Why |\n| --- | --- |\n", head)
+	for _, s := range r.Skips {
+		fmt.Fprintf(w, "| %s | %s |\n", cell(s.What), cell(s.Why))
+	}
 }
 
 // WriteRatios prints one ratio a line for programs to read: ratio NAME VALUE.
@@ -67,10 +105,10 @@ func WriteRatios(w io.Writer, lines []Headline) error {
 }
 
 // writeFigures writes one table: a row for each metric, a column for each contender, the median with the spread of the rounds.
-func writeFigures(w io.Writer, r *Run) {
+func writeFigures(w io.Writer, head string, r *Run) {
 	contenders := r.Contenders()
-	fmt.Fprintf(w, "\n## Figures\n\nMedian of the rounds; ± is (largest − smallest) / median where there are several.\n\n| | Unit | %s |\n| --- | --- |%s\n",
-		strings.Join(contenders, " | "), strings.Repeat(" --- |", len(contenders)))
+	fmt.Fprintf(w, "\n%s Figures\n\nMedian of the rounds; ± is (largest − smallest) / median where there are several.\n\n| | Unit | %s |\n| --- | --- |%s\n",
+		head, strings.Join(contenders, " | "), strings.Repeat(" --- |", len(contenders)))
 	var seen []Metric
 	for _, m := range Metrics {
 		same := func(o Metric) bool { return o.Scenario == m.Scenario && o.Unit == m.Unit }

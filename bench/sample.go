@@ -21,11 +21,18 @@ type Skip struct{ What, Why string }
 // Fact is a line about where and how the run was made.
 type Fact struct{ Name, Value string }
 
-// Run is everything that one run has found.
+// Run is everything that the rounds under one limit have found.
 type Run struct {
-	Facts   []Fact
+	Limit   string // on the tunnel's processes, in words; empty: none
 	Samples []Sample
 	Skips   []Skip
+}
+
+// Report is a whole benchmark: the machine as it is first, then what is measured again within limits.
+type Report struct {
+	Facts []Fact
+	Long  bool // it shows what only a long run can
+	Runs  []*Run
 }
 
 // Add notes a figure; one that could not be made out is left away, not written as a number.

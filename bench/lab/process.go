@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -22,6 +23,21 @@ type Placement struct {
 	CPU          int     // pinned to CPU-1; 0: not pinned
 	Quota        float64 // of a CPU, by a cgroup of its own; 0: no limit
 	SmallBuffers bool    // no socket buffer beyond the default (208 KiB on most hosts), whatever the program asks for
+}
+
+// String is the placement in words; empty: the whole machine.
+func (p Placement) String() string {
+	var words []string
+	if p.CPU > 0 {
+		words = append(words, "one CPU for each end")
+	}
+	if p.Quota > 0 {
+		words = append(words, strconv.FormatFloat(p.Quota, 'g', -1, 64)+" CPU for each process")
+	}
+	if p.SmallBuffers {
+		words = append(words, "socket buffers of the default size")
+	}
+	return strings.Join(words, " and ")
 }
 
 // Program is what to start.

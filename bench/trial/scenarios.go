@@ -19,25 +19,31 @@ func Quick() []Scenario {
 	return []Scenario{streams("up", 1), streams("down", 1), streams("up", 8), streams("down", 8), requests("rtt-load", 4)}
 }
 
+// Limited lists those that are measured again within limits.
+func Limited() []Scenario { return append(Quick(), Scenario{Name: "conns", run: connections}) }
+
 // All lists every scenario.
 func All() []Scenario {
 	out := []Scenario{{Name: "idle", run: idle}}
 	for _, n := range []int{1, 8, 32} {
-		for _, way := range []string{"up", "down", "both"} {
-			out = append(out, streams(way, n))
-		}
+		out = append(out, streams("up", n), streams("down", n))
 	}
-	return append(out, requests("rtt-idle", 0), requests("rtt-load", 4), datagrams("udp64", 64), datagrams("udp1400", 1400),
-		Scenario{Name: "start", run: start},
-		Scenario{Name: "hold1000", run: hold},
-		Scenario{Name: "conns", run: connections},
-		Scenario{Name: "churn", run: churn},
-		Scenario{Name: "peers1000", Alone: true, run: crowd},
+	out = append(out, requests("rtt-idle", 0), requests("rtt-load", 4), Scenario{Name: "conns", run: connections},
+		datagrams("udp64", 64), datagrams("udp1400", 1400), Scenario{Name: "hold1000", run: hold})
+	for _, s := range []Scenario{
+		streams("both", 1), streams("both", 8), streams("both", 32),
+		{Name: "start", run: start},
+		{Name: "churn", run: churn},
+		{Name: "peers1000", Alone: true, run: crowd},
 		impaired("impair-loss", "-loss", "0.01", "-delay", "10ms"),
 		impaired("impair-reorder", "-reorder", "0.01", "-late", "3ms", "-delay", "10ms"),
 		impaired("impair-far", "-delay", "50ms"),
 		impaired("impair-narrow", "-rate", "1e8", "-queue", "65536", "-delay", "5ms"),
-	)
+	} {
+		s.Once = true
+		out = append(out, s)
+	}
+	return out
 }
 
 func streams(way string, n int) Scenario {

@@ -18,33 +18,41 @@ import (
 	"github.com/tenantwire/tenantwire/bench/trial"
 )
 
-// profile runs our sidecar with a profiler in it, under one stream and under eight, and keeps pprof's text.
-func (o *options) profile(ctx context.Context) error {
+// profile runs our sidecar with a profiler in it, under one stream and under eight, and keeps pprof's text. A profile that fails
+// costs nothing but itself: the answer says which and why.
+func (o *options) profile(ctx context.Context) (failed []bench.Skip) {
+	for _, scenario := range []string{"up1", "down1", "up8", "down8"} {
+		if err := o.profileOne(ctx, scenario); err != nil {
+			failed = append(failed, bench.Skip{What: "profile of " + scenario, Why: err.Error()})
+		}
+	}
+	return failed
+}
+
+func (o *options) profileOne(ctx context.Context, scenario string) error {
 	folder := filepath.Join(o.out, "profiles")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
-	setup := o.setup
-	setup.Profile = true
 	c, err := contender.Find([]string{"netstack-sym"})
 	if err != nil {
 		return err
 	}
-	for _, scenario := range []string{"up1", "down1", "up8", "down8"} {
-		s, err := find([]string{scenario})
-		if err != nil {
-			return err
-		}
-		t := trial.Options{Setup: &setup, Contenders: c, Scenarios: s, Rounds: 1, Time: max(2*o.trial.Time, 8*time.Second), Warm: o.trial.Warm, Progress: io.Discard}
-		during := make(chan error, 1)
-		go func() { during <- o.sample(ctx, scenario, folder, t) }()
-		var scratch bench.Run // figures with a profiler running are no figures
-		ran := trial.Run(ctx, &t, &scratch)
-		if err := errors.Join(ran, <-during); err != nil {
-			return fmt.Errorf("profile %s: %w", scenario, err)
-		}
+	s, err := find([]string{scenario})
+	if err != nil {
+		return err
 	}
-	return nil
+	setup := o.setup
+	setup.Profile = true
+	t := trial.Options{Setup: &setup, Contenders: c, Scenarios: s, Rounds: 1, Time: max(2*o.trial.Time, 8*time.Second), Warm: o.trial.Warm, Progress: io.Discard}
+	during := make(chan error, 1)
+	go func() { during <- o.sample(ctx, scenario, folder, t) }()
+	var scratch bench.Run // figures with a profiler running are no figures, but what failed is of use
+	ran := trial.Run(ctx, &t, &scratch)
+	for _, s := range scratch.Skips {
+		ran = errors.Join(ran, errors.New(s.What+": "+s.Why))
+	}
+	return errors.Join(ran, <-during)
 }
 
 // sample waits until the sidecar is there, takes a profile of the heap and then one of the CPU while the streams run.

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tenantwire/tenantwire/bench"
+	"github.com/tenantwire/tenantwire/bench/contender"
+	"github.com/tenantwire/tenantwire/bench/lab"
+	"github.com/tenantwire/tenantwire/bench/trial"
+)
+
+// limits are how sidecars are run: seldom with a machine of their own.
+var limits = []lab.Placement{{CPU: 1}, {Quota: 0.5}, {SmallBuffers: true}}
+
+// measureLimited measures ours, and what verdicts need beside it, within each limit.
+func (o *options) measureLimited(ctx context.Context, r *bench.Report) error {
+	some, err := contender.Find([]string{"wggo-tun", "netstack-sym", "netstack", "tun-sym"})
+	if err != nil {
+		return err
+	}
+	for _, place := range limits {
+		setup, t := o.setup, o.trial
+		setup.Place = place
+		t.Setup, t.Contenders, t.Scenarios = &setup, some, trial.Limited()
+		run := &bench.Run{Limit: place.String()}
+		r.Runs = append(r.Runs, run)
+		if err := trial.Run(ctx, &t, run); err != nil {
+			return errors.Join(err, ctx.Err())
+		}
+	}
+	return nil
+}
