@@ -54,8 +54,8 @@ var Budgets = []Budget{
 
 // peers are the userspace contenders of others, by whether ours stands at both ends as they do.
 var peers = map[string][]string{
-	"netstack-sym": {"stock-sym", "wireproxy-sym"},
-	"netstack":     {"stock", "wireproxy"},
+	"netstack-sym": {"stock-sym", "wireproxy-sym", "sing-box-sym"},
+	"netstack":     {"stock", "wireproxy", "sing-box"},
 }
 
 // AheadOf are the budgets "ahead of every userspace peer": a row for each peer and each figure that a budget is of, where this run

@@ -200,7 +200,7 @@ func (r *Run) Headlines() (out []Headline) {
 	}
 	for _, c := range []string{"netstack", "netstack-sym"} {
 		sym := strings.TrimPrefix(c, "netstack")
-		for _, against := range []string{"stock", "wireproxy"} {
+		for _, against := range []string{"stock", "wireproxy", "sing-box"} {
 			add(c, against+sym, append([]string{"cpu", "cpu-both"}, traffic...)...)
 		}
 	}

@@ -32,7 +32,7 @@ const (
 // Programs are the paths of what was built or given.
 type Programs struct {
 	Sidecar, SidecarProf, Stock, WireguardGo, Impair, Load string
-	Wireproxy                                              string // empty: not given
+	Wireproxy, SingBox                                     string // empty: not given
 }
 
 // Setup is what all contenders of a run share.
@@ -97,6 +97,7 @@ type Contender struct {
 func All() []Contender {
 	sidecar := func(path string) kind { return kind{path, startSidecar(path)} }
 	wggo, stock, proxy := kind{"wggo", startWireguardGo}, kind{"stock", startStock}, kind{"wireproxy", startWireproxy}
+	box := kind{"sing-box", startSingBox}
 	ns, tun, kernel := sidecar("Netstack"), sidecar("TUN"), sidecar("Kernel")
 	return []Contender{
 		{Name: "wggo-tun", near: wggo, far: wggo},
@@ -109,6 +110,8 @@ func All() []Contender {
 		{Name: "stock", near: stock, far: wggo},
 		{Name: "wireproxy-sym", near: proxy, far: proxy},
 		{Name: "wireproxy", near: proxy, far: wggo},
+		{Name: "sing-box-sym", near: box, far: box},
+		{Name: "sing-box", near: box, far: wggo},
 		{Name: "veth", only: plain},
 		{Name: "vxlan", only: vxlanOverCable},
 		{Name: "vxlan-wggo", near: wggo, far: wggo, only: vxlanOverTunnel},

@@ -158,6 +158,38 @@ func startStock(e *end) (running, error) {
 	return running{process: process, tcp: localPort.String()}, err
 }
 
+// startSingBox has a netstack of its own. What comes to its inner address it takes to loopback by itself.
+func startSingBox(e *end) (running, error) {
+	type object = map[string]any
+	var peers []object
+	for _, p := range e.peers {
+		out := object{"public_key": p.public.String(), "allowed_ips": p.allowed}
+		if p.endpoint.IsValid() {
+			out["address"], out["port"] = p.endpoint.Addr(), p.endpoint.Port()
+		}
+		peers = append(peers, out)
+	}
+	tunnel := object{"type": "wireguard", "tag": "tunnel", "mtu": mtu, "address": []string{e.self.inner().String() + "/32"},
+		"private_key": e.self.private.Reveal(), "listen_port": outerPort, "peers": peers}
+	c := object{"log": object{"level": "error"}, "endpoints": []object{tunnel}, "outbounds": []object{{"type": "direct", "tag": "direct"}},
+		"route": object{"final": "direct"}}
+	if e.near {
+		c["inbounds"] = []object{{"type": "direct", "tag": "client", "listen": localPort.Addr(), "listen_port": localPort.Port(),
+			"override_address": e.far.Addr(), "override_port": e.far.Port()}}
+		c["route"] = object{"final": "tunnel"}
+	}
+	text, err := jsonText(c)
+	if err != nil {
+		return running{}, err
+	}
+	path, err := e.file("sing-box.json", text, lab.Nobody)
+	if err != nil {
+		return running{}, err
+	}
+	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.SingBox, Args: []string{"run", "-c", path}, User: lab.Nobody, Place: e.place}, nil)
+	return running{process: process, tcp: localPort.String()}, err
+}
+
 func startWireproxy(e *end) (running, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[Interface]\nAddress = %s/32\nMTU = %d\nListenPort = %d\nPrivateKey = %s\n", e.self.inner(), mtu, outerPort, e.self.private.Reveal())

@@ -70,6 +70,10 @@ func (c Contender) Missing(s *Setup) string {
 			if s.Programs.Wireproxy == "" {
 				return "no binary: BENCH_PEERS=DIR with wireproxy in it"
 			}
+		case "sing-box":
+			if s.Programs.SingBox == "" {
+				return "no binary: BENCH_PEERS=DIR with sing-box in it, made with the tags with_gvisor and with_wireguard"
+			}
 		case "TUN", "Kernel":
 			if err := checkDatapath(s, k.name); err != nil {
 				return err.Error()

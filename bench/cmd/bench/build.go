@@ -42,7 +42,10 @@ func build(ctx context.Context, dir string) (p contender.Programs, err error) {
 			return p, fmt.Errorf("build %s: %w\n%s", b.pkg, err, out)
 		}
 	}
-	p.Wireproxy, err = given("wireproxy", dir)
+	if p.Wireproxy, err = given("wireproxy", dir); err != nil {
+		return p, err
+	}
+	p.SingBox, err = given("sing-box", dir)
 	return p, err
 }
 
@@ -63,20 +66,11 @@ func given(name, dir string) (string, error) {
 	return path, os.WriteFile(path, b, 0o755)
 }
 
-// peers says of every other binary in BENCH_PEERS why it does not take part.
-func peers(r *bench.Run) {
-	why := map[string]string{
-		"tailscaled": "it joins a network only through a control server, which this benchmark does not run",
-		"sing-box":   "no adapter has been written for it",
-	}
-	for _, name := range []string{"tailscaled", "sing-box"} {
-		if from := os.Getenv("BENCH_PEERS"); from == "" {
-			r.Skips = append(r.Skips, bench.Skip{What: name, Why: "no binary given; " + why[name]})
-		} else {
-			r.Skips = append(r.Skips, bench.Skip{What: name, Why: why[name]})
-		}
-		fmt.Fprintf(os.Stderr, "SKIPPED %s: %s\n", name, r.Skips[len(r.Skips)-1].Why)
-	}
+// absent says of the peers that no run can have, why.
+func absent(r *bench.Run) {
+	skip := bench.Skip{What: "tailscaled", Why: "it joins a network only through a control server, which this benchmark does not run"}
+	r.Skips = append(r.Skips, skip)
+	fmt.Fprintf(os.Stderr, "SKIPPED %s: %s\n", skip.What, skip.Why)
 }
 
 // addSize notes how large our program is.

@@ -107,7 +107,7 @@ func (o *options) complete() (err error) {
 	case o.contenders != "":
 		o.trial.Contenders, err = contender.Find(strings.Split(o.contenders, ","))
 	case o.quick:
-		o.trial.Contenders, err = contender.Find([]string{"wggo-tun", "netstack-sym", "netstack", "tun-sym", "tun", "stock", "wireproxy"})
+		o.trial.Contenders, err = contender.Find([]string{"wggo-tun", "netstack-sym", "netstack", "tun-sym", "tun", "stock", "wireproxy", "sing-box"})
 	}
 	if err != nil {
 		return err
@@ -173,7 +173,7 @@ func (o *options) measure(ctx context.Context, r *bench.Report) error {
 	if err := addSize(whole, o.setup.Programs.Sidecar); err != nil {
 		return err
 	}
-	peers(whole)
+	absent(whole)
 	if err := trial.Run(ctx, &o.trial, whole); err != nil {
 		return err
 	}

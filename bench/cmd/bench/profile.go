@@ -18,10 +18,10 @@ import (
 	"github.com/tenantwire/tenantwire/bench/trial"
 )
 
-// profile runs our sidecar with a profiler in it, under one stream and under eight, and keeps pprof's text. A profile that fails
+// profile runs our sidecar with a profiler in it, under each load that budgets are of, and keeps pprof's text. A profile that fails
 // costs nothing but itself: the answer says which and why.
 func (o *options) profile(ctx context.Context) (failed []bench.Skip) {
-	for _, scenario := range []string{"up1", "down1", "up8", "down8"} {
+	for _, scenario := range []string{"up1", "down1", "up8", "down8", "rtt-load", "conns"} {
 		if err := o.profileOne(ctx, scenario); err != nil {
 			failed = append(failed, bench.Skip{What: "profile of " + scenario, Why: err.Error()})
 		}
