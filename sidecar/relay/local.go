@@ -22,8 +22,9 @@ func (s localStream) Abort() {
 	_ = s.Close()
 }
 
-// An application that vanished without FIN is noticed by keepalive: its host is ours, so this finds orphans, not broken paths.
-var localKeepalive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
+// noKeepalive: the kernel is ours and the application's, and ends the connections of whoever vanishes. Keepalive would be four system
+// calls a connection that find nothing.
+const noKeepalive = -1
 
 // family returns "4" or "6", which keeps a wildcard of the other family from being bound along.
 func family(a netip.Addr) string {
@@ -38,7 +39,7 @@ func tuneControl(_, _ string, c syscall.RawConn) error {
 }
 
 func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
-	lc := net.ListenConfig{Control: tuneControl, KeepAliveConfig: localKeepalive}
+	lc := net.ListenConfig{Control: tuneControl, KeepAlive: noKeepalive}
 	lc.SetMultipathTCP(false) // loopback has one path
 	ln, err := lc.Listen(ctx, "tcp"+family(at.Addr()), at.String())
 	if err != nil {
@@ -57,7 +58,7 @@ func listenUDP(ctx context.Context, at netip.AddrPort) (*net.UDPConn, error) {
 }
 
 func dialLocalTCP(ctx context.Context, to netip.AddrPort, timeout time.Duration) (localStream, error) {
-	d := net.Dialer{Timeout: timeout, Control: tuneControl, KeepAliveConfig: localKeepalive}
+	d := net.Dialer{Timeout: timeout, Control: tuneControl, KeepAlive: noKeepalive}
 	d.SetMultipathTCP(false)
 	c, err := d.DialContext(ctx, "tcp"+family(to.Addr()), to.String())
 	if err != nil {

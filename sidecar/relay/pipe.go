@@ -80,6 +80,9 @@ func (p *pipe) carry(h, other *half, from, to Reason) {
 		ended = p.why.Load() == uint32(None)
 	}
 	h.state.Store(done) // after abort: the other half takes "done" for "in order"
+	if other.state.Load() == done {
+		return // the FIN is run's, which closes both
+	}
 	if ended && h.out.CloseWrite() != nil && other.state.Load() != done {
 		p.abort(to) // if the destination had finished in order the other half would have seen it
 	}
