@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -23,6 +24,7 @@ type State struct {
 	Peers          []v1alpha1.TunnelPeer
 	Services       []corev1.Service
 	EndpointSlices []discoveryv1.EndpointSlice
+	Now            time.Time // the plan holds from then until NextExpiry of the peers
 }
 
 // Network is what a whole tunnel is told: computed once for each change and shared by the streams of all its members. It is
@@ -60,7 +62,7 @@ func NewNetwork(s State) *Network {
 		n.mtu = int(*s.Tunnel.Spec.MTU)
 	}
 	n.addMembers(s)
-	_, accepted := decidePeers(s.Tunnel, s.Peers, s.Members)
+	_, accepted := decidePeers(s.Tunnel, s.Peers, s.Members, s.Now)
 	n.peers = make([]wire.Peer, 0, len(n.members)+len(accepted))
 	for _, m := range n.members {
 		if m.registered() {

@@ -11,12 +11,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/tenantwire/tenantwire/sidecar/wire"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
 var update = flag.Bool("update", false, "rewrite the wanted part of testdata/**.txtar")
@@ -52,7 +55,7 @@ func TestNetworkGolden(t *testing.T) {
 
 func readState(t *testing.T, data []byte) State {
 	t.Helper()
-	var s State
+	s := State{Now: time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)}
 	for doc := range bytes.SplitSeq(data, []byte("---\n")) {
 		var kind struct{ Kind string }
 		if err := yaml.Unmarshal(doc, &kind); err != nil {
@@ -90,9 +93,9 @@ func add[T any](doc []byte, list *[]T) error {
 func describe(t *testing.T, s State) []txtar.File {
 	t.Helper()
 	var verdicts strings.Builder
-	d := DecideTunnel(s.Tunnel, s.Peers, s.Members)
+	d := DecideTunnel(s.Tunnel, s.Peers, s.Members, s.Now)
 	fmt.Fprintf(&verdicts, "tunnel %s: %s: %s\n", s.Tunnel.Name, d.Reason, d.Message)
-	decisions := DecidePeers(s.Tunnel, s.Peers, s.Members)
+	decisions := DecidePeers(s.Tunnel, s.Peers, s.Members, s.Now)
 	for _, name := range slices.Sorted(maps.Keys(decisions)) {
 		fmt.Fprintf(&verdicts, "peer %s: %s: %s\n", name, decisions[name].Reason, decisions[name].Message)
 	}
@@ -137,4 +140,23 @@ func text(t *testing.T, c wire.Config) []byte {
 		line("granted", p)
 	}
 	return b.Bytes()
+}
+
+func TestNextExpiry(t *testing.T) {
+	now := time.Now()
+	at := func(d time.Duration) v1alpha1.TunnelPeer {
+		return v1alpha1.TunnelPeer{Spec: v1alpha1.TunnelPeerSpec{ExpiresAt: &metav1.Time{Time: now.Add(d)}}}
+	}
+	for _, c := range []struct {
+		peers []v1alpha1.TunnelPeer
+		want  time.Duration
+	}{
+		{nil, 0},
+		{[]v1alpha1.TunnelPeer{{}, at(-time.Hour), at(0)}, 0},
+		{[]v1alpha1.TunnelPeer{at(time.Hour), at(time.Minute), at(-1), at(time.Hour)}, time.Minute},
+	} {
+		if got := NextExpiry(c.peers, now); got != c.want {
+			t.Errorf("%s, want %s", got, c.want)
+		}
+	}
 }

@@ -3,6 +3,7 @@ package tenant
 import (
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +23,7 @@ type Inputs struct {
 	Pods    []corev1.Pod
 	Members []v1alpha1.TunnelMember
 	Peers   []v1alpha1.TunnelPeer
+	Now     time.Time // the plan holds from then until NextExpiry of the peers
 }
 
 // DesiredMember is what a TunnelMember should say.

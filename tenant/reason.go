@@ -21,6 +21,14 @@ const (
 	ReasonDuplicateKey Reason = "DuplicateKey"
 )
 
+// Reasons of a peer that holds its key and its routes, and yet takes no part.
+const (
+	// ReasonSuspended: spec.state says so.
+	ReasonSuspended Reason = "Suspended"
+	// ReasonExpired: spec.expiresAt has come.
+	ReasonExpired Reason = "Expired"
+)
+
 // Reasons of the condition Ready of a tunnel, and of what keeps pods out of it.
 const (
 	// ReasonAllReady: every member's data path is up.

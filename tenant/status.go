@@ -22,7 +22,7 @@ type Status struct {
 
 // tunnelStatus counts the members that exist and the ones about to be made, so that the count does not lag a reconcile behind.
 func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems []Problem) Status {
-	_, accepted := decidePeers(in.Tunnel, in.Peers, kept)
+	_, accepted := decidePeers(in.Tunnel, in.Peers, kept, in.Now)
 	s := Status{Accepted: decideTunnel(in.Tunnel, accepted)}
 	if p := IPv6Prefix(in.Tunnel); p.IsValid() {
 		s.Addressing.IPv6Prefix = p.String()

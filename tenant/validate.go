@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
@@ -22,13 +23,35 @@ type peer struct {
 
 // DecidePeers says of every TunnelPeer of a tunnel whether it is acted on. Of two that contradict each other the older one
 // (creation time, then name) keeps what it has, so that nobody takes a route away by adding an object. peers of other tunnels and
-// namespaces are left out of the result; a nil tunnel means that there is none of the name in spec.tunnel.
-func DecidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember) map[string]Decision {
-	decisions, _ := decidePeers(t, peers, members)
+// namespaces are left out of the result; a nil tunnel means that there is none of the name in spec.tunnel. It holds from now until
+// NextExpiry.
+func DecidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember, now time.Time) map[string]Decision {
+	decisions, _ := decidePeers(t, peers, members, now)
 	return decisions
 }
 
-func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember) (map[string]Decision, []peer) {
+// NextExpiry is how long until the first of the peers expires that has not yet; zero: none will.
+func NextExpiry(peers []v1alpha1.TunnelPeer, now time.Time) (next time.Duration) {
+	for i := range peers {
+		if at := peers[i].Spec.ExpiresAt; at != nil && at.After(now) && (next == 0 || at.Sub(now) < next) {
+			next = at.Sub(now)
+		}
+	}
+	return next
+}
+
+// absent says why a peer that may take part does not at present; no reason: it does.
+func absent(p *v1alpha1.TunnelPeer, now time.Time) Decision {
+	switch at := p.Spec.ExpiresAt; {
+	case at != nil && !at.After(now):
+		return Decision{ReasonExpired, fmt.Sprintf("spec.expiresAt: %s is over; it keeps its key and its routes until it is deleted", at.UTC().Format(time.RFC3339))}
+	case p.Spec.State == v1alpha1.PeerSuspended:
+		return Decision{ReasonSuspended, "spec.state: Suspended; it keeps its key and its routes"}
+	}
+	return Decision{}
+}
+
+func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember, now time.Time) (map[string]Decision, []peer) {
 	decisions := make(map[string]Decision, len(peers))
 	if t == nil {
 		for i := range peers {
@@ -48,6 +71,9 @@ func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members 
 	c := contest{tunnel: t, keys: keys}
 	for _, p := range byAge(t, peers) {
 		parsed, d := c.enter(p)
+		if away := absent(p, now); d.Accepted() && away.Reason != "" {
+			d = away
+		}
 		decisions[p.Name] = d
 		if d.Accepted() {
 			c.accepted = append(c.accepted, parsed)
@@ -185,8 +211,8 @@ func parseRoute(s string) (netip.Prefix, error) {
 
 // DecideTunnel says what is questionable about a tunnel beside its neighbours. The tunnel is always acted on: what it cannot
 // carry is refused name by name, and the message says which.
-func DecideTunnel(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember) Decision {
-	_, accepted := decidePeers(t, peers, members)
+func DecideTunnel(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember, now time.Time) Decision {
+	_, accepted := decidePeers(t, peers, members, now)
 	return decideTunnel(t, accepted)
 }
 

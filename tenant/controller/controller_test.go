@@ -343,6 +343,36 @@ func TestPeerConditions(t *testing.T) {
 	})
 }
 
+// A peer that is suspended or has expired takes no part, by what its condition says, and can come back.
+func TestPeerAbsent(t *testing.T) {
+	start(t)
+	ns := namespace(t)
+	makeTunnel(t, ns, "{}")
+	peer := parse(t, "TunnelPeer", ns, "a", fmt.Sprintf("{tunnel: main, publicKey: %q, routes: [192.168.0.0/24], expiresAt: %q}", goodKey,
+		time.Now().Add(3*time.Second).UTC().Format(time.RFC3339)))
+	must(t, cluster.admin.Create(t.Context(), peer))
+	var p v1alpha1.TunnelPeer
+	is := func(want tenant.Reason) {
+		t.Helper()
+		eventually(t, func() error {
+			must(t, cluster.admin.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "a"}, &p))
+			if got := reasonOf(p.Status.Conditions, v1alpha1.ConditionAccepted); got != want || p.Status.ObservedGeneration != p.Generation {
+				return fmt.Errorf("%s, want %s", got, want)
+			}
+			return nil
+		})
+	}
+	change := func(patch string) {
+		t.Helper()
+		must(t, cluster.admin.Patch(t.Context(), &p, client.RawPatch(types.MergePatchType, []byte(patch))))
+	}
+	is(tenant.ReasonExpired) // nobody touches it
+	change(`{"spec":{"expiresAt":null,"state":"Suspended"}}`)
+	is(tenant.ReasonSuspended)
+	change(`{"spec":{"state":"Active"}}`)
+	is(tenant.ReasonAccepted)
+}
+
 // Nothing is written when nothing changes.
 func TestSettles(t *testing.T) {
 	start(t)

@@ -45,14 +45,15 @@ func (r *peerReconciler) Reconcile(ctx context.Context, req reconcile.Request) (
 	if err := r.client.List(ctx, &members, client.InNamespace(req.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return reconcile.Result{}, fmt.Errorf("list the members of namespace %s: %w", req.Namespace, err)
 	}
-	decisions := tenant.DecidePeers(tunnel, peers, members.Items)
+	now := r.now()
+	decisions := tenant.DecidePeers(tunnel, peers, members.Items, now)
 	var errs []error
 	for i := range peers {
 		if d, ok := decisions[peers[i].Name]; ok { // none for one that is being deleted
 			errs = append(errs, r.write(ctx, &peers[i], d))
 		}
 	}
-	return reconcile.Result{}, errors.Join(errs...)
+	return reconcile.Result{RequeueAfter: tenant.NextExpiry(peers, now)}, errors.Join(errs...)
 }
 
 func (r *peerReconciler) write(ctx context.Context, p *v1alpha1.TunnelPeer, d tenant.Decision) error {

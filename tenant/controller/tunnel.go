@@ -50,6 +50,9 @@ func (r *tunnelReconciler) Reconcile(ctx context.Context, req reconcile.Request)
 	if len(rec.written) > 0 && again == 0 {
 		again = confirmation + time.Second // nothing else would bring us back if the write never does
 	}
+	if next := tenant.NextExpiry(in.Peers, in.Now); next > 0 && (again == 0 || next < again) {
+		again = next
+	}
 	return reconcile.Result{RequeueAfter: again}, err
 }
 
@@ -88,7 +91,7 @@ func (r *tunnelReconciler) gather(ctx context.Context, name types.NamespacedName
 	if err := r.client.List(ctx, &peers, client.InNamespace(name.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return in, fmt.Errorf("list the peers of namespace %s: %w", name.Namespace, err)
 	}
-	in.Pods, in.Peers = pods.Items, peers.Items
+	in.Pods, in.Peers, in.Now = pods.Items, peers.Items, r.memory.now()
 	return in, nil
 }
 

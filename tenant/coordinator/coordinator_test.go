@@ -32,6 +32,7 @@ type fakeStore struct {
 	mu      sync.Mutex
 	tunnel  *v1alpha1.TenantTunnel
 	members map[string]*v1alpha1.TunnelMember
+	peers   []v1alpha1.TunnelPeer
 	podIPs  map[string][]netip.Addr
 	states  int
 	lookups map[string]int // of Member, by pod
@@ -61,7 +62,7 @@ func (f *fakeStore) State(context.Context, types.NamespacedName) (tenant.State, 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.states++
-	st := tenant.State{Tunnel: f.tunnel}
+	st := tenant.State{Tunnel: f.tunnel, Peers: f.peers, Now: time.Now()}
 	for _, m := range f.members {
 		st.Members = append(st.Members, *m.DeepCopy())
 	}
@@ -229,6 +230,32 @@ func TestStreamLeadsFromSnapshotThroughDeltas(t *testing.T) {
 	}
 	if e := next(t, watch(t, srv, self, "another")); e.Type != wire.Snapshot {
 		t.Errorf("resuming at an unknown revision gave %s", e.Type)
+	}
+}
+
+// Nothing in the cluster changes when a peer expires, and members are told all the same.
+func TestPeerExpires(t *testing.T) {
+	f, srv := start(t, nil)
+	self := f.add(0)
+	if code, text := call(t, srv, wire.RegisterPath, self, registration()); code != 200 {
+		t.Fatal(code, text)
+	}
+	f.mu.Lock()
+	for i, lives := range []time.Duration{time.Second, time.Hour} {
+		f.peers = append(f.peers, v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Namespace: "acme", Name: fmt.Sprint("peer-", i)},
+			Spec: v1alpha1.TunnelPeerSpec{Tunnel: "net", PublicKey: key.NewPrivate().Public().String(), Routes: []string{fmt.Sprintf("198.51.100.%d/32", i)},
+				ExpiresAt: &metav1.Time{Time: time.Now().Add(lives)}}})
+	}
+	f.mu.Unlock()
+	f.server.Changed("acme")
+	ch := watch(t, srv, self, "")
+	var config wire.Config
+	var revision string
+	for len(config.Peers) != 1 || config.Peers[0].AllowedIPs[0].String() != "198.51.100.1/32" {
+		var err error
+		if config, revision, err = wire.Advance(config, revision, next(t, ch)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

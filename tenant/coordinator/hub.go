@@ -26,6 +26,7 @@ type topic struct {
 	changed  chan struct{}   // closed when network was replaced
 	watchers int
 	members  int
+	expiry   *time.Timer // marks the tunnel when a peer expires; nil: none will
 }
 
 func newHub(o Options) *hub {
@@ -74,7 +75,19 @@ func (h *hub) subscribe(n types.NamespacedName) (since time.Time, release func()
 		if t.watchers--; t.watchers == 0 {
 			delete(h.topics, n)
 			delete(h.dirty, n)
+			t.await(0, nil)
 		}
+	}
+}
+
+// await calls f after a while instead of what was awaited before; zero: nothing is.
+func (t *topic) await(d time.Duration, f func()) {
+	if t.expiry != nil {
+		t.expiry.Stop()
+		t.expiry = nil
+	}
+	if d > 0 {
+		t.expiry = time.AfterFunc(d, f)
 	}
 }
 
@@ -126,7 +139,7 @@ func (h *hub) planDirty(ctx context.Context) (wait time.Duration) {
 			network = tenant.NewNetwork(st)
 		}
 		h.Metrics.plans.Inc()
-		h.publish(n, network, asOf, len(st.Members))
+		h.publish(n, network, asOf, st)
 	}
 	return wait
 }
@@ -157,14 +170,15 @@ func (t *topic) interval() time.Duration {
 	return max(50*time.Millisecond, time.Duration(t.members)*2*time.Millisecond)
 }
 
-func (h *hub) publish(n types.NamespacedName, network *tenant.Network, asOf time.Time, members int) {
+func (h *hub) publish(n types.NamespacedName, network *tenant.Network, asOf time.Time, st tenant.State) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.topics[n]
 	if t == nil {
 		return
 	}
-	t.network, t.asOf, t.members = network, asOf, members
+	t.network, t.asOf, t.members = network, asOf, len(st.Members)
+	t.await(tenant.NextExpiry(st.Peers, st.Now), func() { h.changed(n.Namespace) })
 	close(t.changed)
 	t.changed = make(chan struct{})
 }

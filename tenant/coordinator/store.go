@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -119,7 +120,7 @@ func (s *ClusterStore) State(ctx context.Context, n types.NamespacedName) (tenan
 			return tenant.State{}, false, fmt.Errorf("list %T of namespace %s: %w", l, n.Namespace, err)
 		}
 	}
-	st := tenant.State{Tunnel: t, Peers: peers.Items, Services: services.Items, EndpointSlices: slices.Items}
+	st := tenant.State{Tunnel: t, Peers: peers.Items, Services: services.Items, EndpointSlices: slices.Items, Now: time.Now()}
 	for i := range members.Items {
 		if members.Items[i].Spec.Tunnel == n.Name {
 			st.Members = append(st.Members, members.Items[i])

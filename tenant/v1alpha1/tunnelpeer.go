@@ -9,7 +9,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:resource:shortName=tp,categories=wireguard
 // +kubebuilder:printcolumn:name="Tunnel",type=string,JSONPath=`.spec.tunnel`
 // +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
 // +kubebuilder:printcolumn:name="Endpoint",type=string,JSONPath=`.spec.endpoint`
+// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.spec.expiresAt`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type TunnelPeer struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -57,7 +59,26 @@ type TunnelPeerSpec struct {
 	// +kubebuilder:validation:Maximum=65535
 	// +optional
 	KeepaliveSeconds int32 `json:"keepaliveSeconds,omitempty"`
+	// state takes the peer out of the tunnel for a while, and back in. What it holds, its key and its routes, stays its own meanwhile.
+	// +kubebuilder:default=Active
+	// +optional
+	State PeerState `json:"state,omitempty"`
+	// expiresAt is when the peer leaves the tunnel for good, unless the time is moved: for a contractor's laptop, say. Left out,
+	// never. The object stays, and with it what the peer holds, until somebody deletes it.
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
 }
+
+// PeerState says whether a peer takes part.
+//
+// +kubebuilder:validation:Enum=Active;Suspended
+type PeerState string
+
+// The states.
+const (
+	PeerActive    PeerState = "Active"
+	PeerSuspended PeerState = "Suspended"
+)
 
 // TunnelPeerStatus is what the operator sees of a peer.
 type TunnelPeerStatus struct {

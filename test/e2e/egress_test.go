@@ -127,6 +127,15 @@ func TestEgressByName(t *testing.T) {
 	kit.Change(n, "office", peer, func(p *v1alpha1.TunnelPeer) { p.Spec.Endpoint = moved })
 	answeredBy("second")
 
+	state := func(to v1alpha1.PeerState) {
+		t.Helper()
+		kit.Change(n, "office", peer, func(p *v1alpha1.TunnelPeer) { p.Spec.State = to })
+	}
+	state(v1alpha1.PeerSuspended)
+	isRefused()
+	state(v1alpha1.PeerActive)
+	answeredBy("second")
+
 	n.Remove(peer)
 	isRefused()
 }
