@@ -8,6 +8,9 @@ import (
 // Yardstick is upstream wireguard-go on TUN at both ends.
 const Yardstick = "wggo-tun"
 
+// PlainKernel is the kernel's WireGuard at both ends, set up by hand: the yardstick of the datapath Kernel, in the same kernel.
+const PlainKernel = "plain-kernel"
+
 // Budget is what a product issue promises. Without Against it is of the figure itself; with it, of the ratio within rounds.
 type Budget struct {
 	Name      string
@@ -36,6 +39,10 @@ var Budgets = []Budget{
 	{Name: "TUN on both ends, one stream down", Contender: "tun-sym", Against: Yardstick, Metric: "down1", Target: 1.4},
 	{Name: "TUN on both ends, 8 streams up", Contender: "tun-sym", Against: Yardstick, Metric: "up8", Target: 1.3},
 	{Name: "TUN on both ends, 8 streams down", Contender: "tun-sym", Against: Yardstick, Metric: "down8", Target: 1.3},
+	{Name: "Kernel against plain kernel WireGuard, one stream up", Contender: "kernel-sym", Against: PlainKernel, Metric: "up1", Target: 0.98},
+	{Name: "Kernel against plain kernel WireGuard, one stream down", Contender: "kernel-sym", Against: PlainKernel, Metric: "down1", Target: 0.98},
+	{Name: "Kernel against plain kernel WireGuard, 8 streams up", Contender: "kernel-sym", Against: PlainKernel, Metric: "up8", Target: 0.98},
+	{Name: "Kernel against plain kernel WireGuard, 8 streams down", Contender: "kernel-sym", Against: PlainKernel, Metric: "down8", Target: 0.98},
 	{Name: "Request beside four downloads, p50 ms", Contender: "netstack-sym", Metric: "rtt-load", AtMost: true, Target: 1},
 	{Name: "Request beside four downloads, p99 ms", Contender: "netstack-sym", Metric: "rtt99-load", AtMost: true, Target: 10},
 	{Name: "Memory idle, MiB", Contender: "netstack-sym", Metric: "rss-idle", AtMost: true, Target: 16},

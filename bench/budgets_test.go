@@ -81,11 +81,13 @@ func TestRatioIsWithinRounds(t *testing.T) {
 }
 
 func TestHeadlinesNameWhatIsThere(t *testing.T) {
-	got := map[string]float64{}
-	for _, h := range example().Headlines() {
+	r, got := example(), map[string]float64{}
+	r.Add(Sample{"plain-kernel", "down8", 1, Throughput, 200})
+	r.Add(Sample{"kernel-sym", "down8", 1, Throughput, 198})
+	for _, h := range r.Headlines() {
 		got[h.Name] = h.Value
 	}
-	for name, want := range map[string]float64{"netstack-sym/wggo-tun:up1": 1.71, "netstack/stock:cpu": 1. / 3} {
+	for name, want := range map[string]float64{"netstack-sym/wggo-tun:up1": 1.71, "netstack/stock:cpu": 1. / 3, "kernel-sym/plain-kernel:down8": 0.99} {
 		if math.Abs(got[name]-want) > 1e-9 {
 			t.Errorf("%s: %v, want %v (of %v)", name, got[name], want, got)
 		}

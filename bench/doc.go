@@ -20,5 +20,6 @@
 // # Names
 //
 // NEAR[-sym]: the near end is where the client is. Without -sym the far end is upstream wireguard-go on TUN; with -sym it is
-// the same program as the near end. wggo-tun is upstream on both ends, the yardstick.
+// the same program as the near end. wggo-tun is upstream on both ends, the yardstick. plain-kernel is the kernel's own WireGuard
+// set up by hand, the yardstick of kernel-sym.
 package bench

@@ -198,6 +198,7 @@ func (r *Run) Headlines() (out []Headline) {
 	for _, c := range have {
 		add(c, Yardstick, append(traffic, "up32", "down32", "rtt", "rtt-load", "conns")...)
 	}
+	add("kernel-sym", PlainKernel, traffic...)
 	for _, c := range []string{"netstack", "netstack-sym"} {
 		sym := strings.TrimPrefix(c, "netstack")
 		for _, against := range []string{"stock", "wireproxy", "sing-box"} {

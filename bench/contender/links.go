@@ -59,6 +59,44 @@ func (p *Pair) vxlan(near, far string, address func(identity) netip.Addr, mtu in
 	return nil
 }
 
+// plainKernel is the kernel's own WireGuard as an administrator sets it up by hand: an interface, keys, an address and a route at
+// each end, and no process or packet filter of anybody's.
+func plainKernel(p *Pair) error {
+	for _, e := range []*end{p.far, p.near} {
+		if err := e.plainKernel(); err != nil {
+			return err
+		}
+	}
+	p.TCP = p.near.far.String()
+	p.UDP = p.TCP
+	return nil
+}
+
+func (e *end) plainKernel() (err error) {
+	const name = "wg0"
+	if err := e.host.WireGuard(name, mtu); err != nil {
+		return err
+	}
+	e.host.Do(func() { err = e.configure(name) }) // the kernel answers for interfaces of the asking thread's namespace alone
+	if err != nil {
+		return fmt.Errorf("configure %s: %w", name, err)
+	}
+	if err := e.host.AddAddress(name, netip.PrefixFrom(e.self.inner(), 32)); err != nil {
+		return err
+	}
+	if err := e.host.Up(name); err != nil {
+		return err
+	}
+	for _, p := range e.peers {
+		for _, to := range p.allowed {
+			if err := e.host.AddRoute(name, to); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // Missing says why a contender cannot run here; nothing: it can.
 func (c Contender) Missing(s *Setup) string {
 	if why := lab.Missing(); why != "" {
@@ -80,7 +118,12 @@ func (c Contender) Missing(s *Setup) string {
 			}
 		}
 	}
-	if len(s.Impair) > 0 && c.near.start == nil {
+	if c.kernel {
+		if why := lab.MissingWireGuard(); why != "" {
+			return why
+		}
+	}
+	if len(s.Impair) > 0 && c.near.start == nil && !c.kernel {
 		return "it sends no datagrams that the impairment relay could carry"
 	}
 	return ""
