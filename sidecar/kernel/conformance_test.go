@@ -8,12 +8,13 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/conformance"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/conformance/guest"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/conformance/hosts"
 	"github.com/tenantwire/tenantwire/sidecar/device"
 	"github.com/tenantwire/tenantwire/sidecar/kernel"
@@ -88,7 +89,7 @@ const vmRun = "../../test/guest/vm-run"
 // TestInGuest runs TestConformance in a guest, where this machine's kernel has no WireGuard. Guests are emulated and slow: -short, and the
 // interop tests, which take ten minutes and more, only where TENANTWIRE_GUEST_TESTS (a pattern for -run) asks for them.
 func TestInGuest(t *testing.T) {
-	if os.Getenv("VM_RUN") != "" {
+	if guest.Inside() {
 		t.Skip("this is the guest")
 	}
 	if err := probe(t); err == nil {
@@ -99,22 +100,20 @@ func TestInGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The suite's own limit is the shorter one: what hangs is then seen in a dump of its goroutines.
-	run, limit, timeout := "^TestConformance$", "7m", "480"
+	run, limit, timeout := "^TestConformance$", "7m", 8*time.Minute
 	if f := os.Getenv("TENANTWIRE_GUEST_TESTS"); f != "" {
-		run, limit, timeout = f, "38m", "2400"
+		run, limit, timeout = f, "38m", 40*time.Minute
 	}
-	// One CPU: emulated ones do not always see in time that another has patched kernel code, as setting up nftables does.
-	cmd := exec.Command(vmRun, "--cpus", "1", "--timeout", timeout, "--", self, "-test.run", run, "-test.short", "-test.v", "-test.timeout", limit)
 	var out bytes.Buffer
-	cmd.Stdout = io.MultiWriter(&out, os.Stdout) // as it comes: an emulated guest can take minutes
-	cmd.Stderr = cmd.Stdout
-	err = cmd.Run()
-	var status *exec.ExitError
+	err = guest.Run(t.Context(), guest.Command{VMRun: vmRun, Timeout: timeout,
+		Args:   []string{self, "-test.run", run, "-test.short", "-test.v", "-test.timeout", limit},
+		Output: io.MultiWriter(&out, os.Stdout)}) // as it comes: an emulated guest can take minutes
+	var none *guest.UnavailableError
 	switch {
-	case errors.As(err, &status) && status.ExitCode() == 125:
-		t.Skipf("SKIPPED: no guest could be started: %s", &out)
+	case errors.As(err, &none):
+		t.Skipf("SKIPPED: %v: %s", err, &out)
 	case err != nil:
-		t.Fatalf("in the guest: %v", err)
+		t.Fatal(err)
 	case !strings.Contains(out.String(), "--- PASS"):
 		t.Fatal("nothing ran in the guest")
 	}

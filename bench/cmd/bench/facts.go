@@ -18,16 +18,15 @@ import (
 // versioned are the modules whose versions decide what was compared.
 var versioned = []string{"golang.zx2c4.com/wireguard", "github.com/tailscale/wireguard-go", "gvisor.dev/gvisor", "golang.org/x/crypto"}
 
-// facts say where and how the run is made.
-func facts(ctx context.Context, words []string) []bench.Fact {
+// facts say where and how the run is made; what it is made of only where there is the source to ask.
+func facts(ctx context.Context, words []string, source bool) []bench.Fact {
 	out := []bench.Fact{
 		{Name: "Machine", Value: fmt.Sprintf("%d × %s, %s MiB", runtime.NumCPU(), field("/proc/cpuinfo", "model name"), memory())},
 		{Name: "Kernel", Value: kernel()},
 		{Name: "Go", Value: runtime.Version() + " " + runtime.GOARCH},
-		{Name: "Commit", Value: commit(ctx)},
 	}
-	for _, m := range versioned {
-		out = append(out, bench.Fact{Name: "Module " + filepath.Base(filepath.Dir(m)) + "/" + filepath.Base(m), Value: version(ctx, m)})
+	if source {
+		out = append(out, sources(ctx)...)
 	}
 	for _, s := range lab.Tuning {
 		out = append(out, bench.Fact{Name: "Set in both namespaces", Value: strings.ReplaceAll(s.Name, "/", ".") + " = " + strings.Join(s.Values, " or, where refused, ")})
@@ -36,6 +35,15 @@ func facts(ctx context.Context, words []string) []bench.Fact {
 		bench.Fact{Name: "net.core.rmem_max", Value: first("/proc/sys/net/core/rmem_max")},
 		bench.Fact{Name: "Command", Value: "go run ./cmd/bench " + strings.Join(words, " ")},
 		bench.Fact{Name: "Load average before", Value: loadAverage()})
+}
+
+// sources are the versions of what is compared.
+func sources(ctx context.Context) []bench.Fact {
+	out := []bench.Fact{{Name: "Commit", Value: commit(ctx)}}
+	for _, m := range versioned {
+		out = append(out, bench.Fact{Name: "Module " + filepath.Base(filepath.Dir(m)) + "/" + filepath.Base(m), Value: version(ctx, m)})
+	}
+	return out
 }
 
 func first(path string) string {

@@ -55,6 +55,7 @@ type options struct {
 	contenders string
 	scenarios  string
 	env        string
+	programs   string
 	words      []string
 }
 
@@ -79,6 +80,7 @@ func parse(args []string) (*options, error) {
 	fs.Float64Var(&o.setup.Place.Quota, "quota", 0, "CPUs that a cgroup gives every tunnel process, such as 0.5 (0: all)")
 	fs.BoolVar(&o.setup.Place.SmallBuffers, "small-buffers", false, "no socket buffers beyond the default, as under a small net.core.rmem_max")
 	fs.StringVar(&o.env, "sidecar-env", "", "NAME=VALUE,... for our sidecar, such as MEMORY_LIMIT=67108864")
+	fs.StringVar(&o.programs, "programs", "", "folder with the programs already built, where there is no Go toolchain: in a guest")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
@@ -153,13 +155,13 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	o.setup.Dir, o.trial.Setup, o.trial.Progress = dir, &o.setup, os.Stderr
-	if o.setup.Programs, err = build(ctx, dir); err != nil {
+	if o.setup.Programs, err = o.obtain(ctx, dir); err != nil {
 		return err
 	}
 	if o.trial.Time == 0 {
 		o.trial.Time = o.affordable()
 	}
-	r := &bench.Report{Facts: facts(ctx, o.words), Long: o.long}
+	r := &bench.Report{Facts: facts(ctx, o.words, o.programs == ""), Long: o.long}
 	failed := o.measure(ctx, r)
 	r.Facts = append(r.Facts, bench.Fact{Name: "Load average after", Value: loadAverage()})
 	_ = bench.WriteRatios(os.Stdout, r.Runs[0].Headlines())
@@ -184,6 +186,9 @@ func (o *options) measure(ctx context.Context, r *bench.Report) error {
 		if err := o.measureLimited(ctx, r); err != nil {
 			return err
 		}
+	}
+	if o.guest {
+		o.measureGuest(ctx, r)
 	}
 	if o.profiles {
 		whole.Skips = append(whole.Skips, o.profile(ctx)...)

@@ -1,0 +1,72 @@
+//go:build linux
+
+// Package guest runs a program in a throw-away Linux guest whose kernel has WireGuard, where this machine's has none. It starts
+// test/guest/vm-run, which says how: the guest sees this machine's files read-only, and programs for it are linked statically.
+package guest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Command is what to run, as root, in a guest.
+type Command struct {
+	VMRun   string        // path of test/guest/vm-run
+	Args    []string      // absolute path of the program, and its arguments
+	Timeout time.Duration // of the program, to the second; the guest ends with it
+	Share   string        // a folder that it may write to, at the same path; empty: none
+	Output  io.Writer     // what the program says, as it comes, and what vm-run says of the guest
+}
+
+// UnavailableError says that no guest could be started here, or that it died: nothing is known about the program.
+type UnavailableError struct{ Why string }
+
+func (e *UnavailableError) Error() string { return "no guest could be run: " + e.Why }
+
+// Inside says that this is a guest.
+func Inside() bool { return os.Getenv("VM_RUN") != "" }
+
+// noGuest is vm-run's exit status where the guest, not the program, failed.
+const noGuest = 125
+
+// Run runs the command and waits for its end. The error is an *UnavailableError where there was no guest to run it in.
+func Run(ctx context.Context, c Command) error {
+	cmd := exec.CommandContext(ctx, c.VMRun, c.args()...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it takes the guest with it
+	cmd.WaitDelay = 10 * time.Second
+	var said bytes.Buffer
+	cmd.Stdout = io.MultiWriter(&said, c.Output)
+	cmd.Stderr = cmd.Stdout
+	err := cmd.Run()
+	var status *exec.ExitError
+	if errors.As(err, &status) && status.ExitCode() == noGuest {
+		return &UnavailableError{lastLine(said.String())}
+	}
+	if err != nil {
+		return fmt.Errorf("run %s in the guest: %w", c.Args[0], err)
+	}
+	return nil
+}
+
+func (c Command) args() []string {
+	// One CPU: emulated ones do not always see in time that another has patched kernel code, as setting up nftables does.
+	out := []string{"--cpus", "1", "--timeout", strconv.Itoa(int(c.Timeout.Seconds()))}
+	if c.Share != "" {
+		out = append(out, "--share", c.Share)
+	}
+	return append(append(out, "--"), c.Args...)
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndexByte(s, '\n')+1:]
+}
