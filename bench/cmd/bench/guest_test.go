@@ -10,6 +10,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/bench"
 	"github.com/tenantwire/tenantwire/bench/contender"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/conformance/guest"
 )
 
 func TestGuestWordsAreACommandLine(t *testing.T) {
@@ -49,5 +50,30 @@ func TestPrebuiltWantsAll(t *testing.T) {
 	p, err := prebuilt(dir)
 	if err != nil || p.Load != filepath.Join(dir, "load") {
 		t.Error(p, err)
+	}
+}
+
+// TestInGuest measures for minutes: only where BENCH_GUEST asks for it.
+func TestInGuest(t *testing.T) {
+	if os.Getenv("BENCH_GUEST") == "" {
+		t.Skip("BENCH_GUEST=1 measures Kernel against plain kernel WireGuard in a guest")
+	}
+	dir := t.TempDir()
+	if _, err := build(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	r, err := inGuest(t.Context(), dir, os.Stderr)
+	var none *guest.UnavailableError
+	if errors.Is(err, errNoNeed) || errors.As(err, &none) {
+		t.Skip("SKIPPED: ", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Headlines()) != 4 {
+		t.Errorf("ratios: %+v, skipped: %+v", r.Headlines(), r.Skips)
+	}
+	if err := bench.WriteGoBench(os.Stdout, r); err != nil {
+		t.Error(err)
 	}
 }
