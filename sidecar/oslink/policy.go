@@ -15,17 +15,21 @@ import (
 
 // policy is the nftables table of one interface. Its chains, in the order in which a packet meets them:
 //
-//	guard    before connection tracking: through the interface only to its own addresses, and to these only through it
+//	guard    before connection tracking: to the interface's own addresses only through it
+//	inside   what the guard finds on the interface: from peers' addresses, to its own, or not at all
 //	doors    an open port leads to the port of its listener
 //	input    answers, what came through a door, and echo requests; the rest is refused as if nobody listened
 //	forward  nothing, in either direction
 //
 // A chain is replaced whole, in one transaction with whatever else changes.
+//
+// The tunnel's own encrypted packets, one by one where the inner ones are merged, meet guard and input as well: each asks for the
+// interface once, in its first rule, since a comparison of names costs as much as all else in a rule.
 type policy struct {
-	nft                          *nftables.Conn
-	table                        *nftables.Table
-	iface                        string
-	guard, doors, input, forward *nftables.Chain
+	nft                                  *nftables.Conn
+	table                                *nftables.Table
+	iface                                string
+	guard, inside, doors, input, forward *nftables.Chain
 }
 
 // door is one open port and the port of its listener.
@@ -51,6 +55,7 @@ func newPolicy(iface string) (*policy, error) {
 		return nft.AddChain(&nftables.Chain{Name: name, Table: p.table, Type: kind, Hooknum: hook, Priority: &priority})
 	}
 	p.guard = chain("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
+	p.inside = nft.AddChain(&nftables.Chain{Name: "inside", Table: p.table})
 	p.doors = chain("doors", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
 	p.input = chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter)
 	p.forward = chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter)
@@ -78,6 +83,7 @@ func (p *policy) close() error {
 // setOwn says which addresses are the interface's.
 func (p *policy) setOwn(own []netip.Addr) error {
 	p.nft.FlushChain(p.guard)
+	p.nft.FlushChain(p.inside)
 	p.fillGuard(own)
 	if err := p.nft.Flush(); err != nil {
 		return fmt.Errorf("set addresses in nftables: %w", err)
@@ -89,34 +95,35 @@ func (p *policy) setOwn(own []netip.Addr) error {
 var notOurs = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")}
 
 func (p *policy) fillGuard(own []netip.Addr) {
+	p.rule(p.guard, p.in(), goTo(p.inside))
 	for _, a := range own {
-		p.rule(p.guard, p.in(), address(source, netip.PrefixFrom(a, a.BitLen())), verdict(expr.VerdictDrop))
-	}
-	for _, n := range notOurs {
-		p.rule(p.guard, p.in(), address(source, n), verdict(expr.VerdictDrop))
-	}
-	for _, a := range own {
-		to := address(destination, netip.PrefixFrom(a, a.BitLen()))
-		p.rule(p.guard, p.in(), to, verdict(expr.VerdictAccept))
 		// The kernel answers for its addresses on every interface: what did not come encrypted must not reach ours. Loopback is
 		// the machine itself.
-		p.rule(p.guard, p.notIn(), not(iifname("lo")), to, verdict(expr.VerdictDrop))
+		p.rule(p.guard, host(destination, a), not(iifname("lo")), verdict(expr.VerdictDrop))
+		p.rule(p.inside, host(source, a), verdict(expr.VerdictDrop))
 	}
-	p.rule(p.guard, p.in(), verdict(expr.VerdictDrop))
+	for _, n := range notOurs {
+		p.rule(p.inside, address(source, n), verdict(expr.VerdictDrop))
+	}
+	for _, a := range own {
+		p.rule(p.inside, host(destination, a), verdict(expr.VerdictAccept))
+	}
+	p.rule(p.inside, verdict(expr.VerdictDrop))
 }
 
 func (p *policy) fillInput() {
 	const dnat = 1 << 5 // IPS_DST_NAT
 	reply := expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
-	p.rule(p.input, p.in(), ct(expr.CtKeySTATE, reply), verdict(expr.VerdictAccept))
-	p.rule(p.input, p.in(), ct(expr.CtKeySTATUS, dnat), verdict(expr.VerdictAccept))
-	p.rule(p.input, p.in(), ct(expr.CtKeySTATE, expr.CtStateBitINVALID), verdict(expr.VerdictDrop))
-	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{8}), verdict(expr.VerdictAccept))
-	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{128}), verdict(expr.VerdictAccept))
-	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_ICMP), verdict(expr.VerdictDrop))
-	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_ICMPV6), verdict(expr.VerdictDrop))
-	p.rule(p.input, p.in(), l4proto(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
-	p.rule(p.input, p.in(), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
+	p.rule(p.input, not(p.in()), verdict(expr.VerdictAccept))
+	p.rule(p.input, ct(expr.CtKeySTATE, reply), verdict(expr.VerdictAccept))
+	p.rule(p.input, ct(expr.CtKeySTATUS, dnat), verdict(expr.VerdictAccept))
+	p.rule(p.input, ct(expr.CtKeySTATE, expr.CtStateBitINVALID), verdict(expr.VerdictDrop))
+	p.rule(p.input, l4proto(unix.IPPROTO_ICMP), transport(0, []byte{8}), verdict(expr.VerdictAccept))
+	p.rule(p.input, l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{128}), verdict(expr.VerdictAccept))
+	p.rule(p.input, l4proto(unix.IPPROTO_ICMP), verdict(expr.VerdictDrop))
+	p.rule(p.input, l4proto(unix.IPPROTO_ICMPV6), verdict(expr.VerdictDrop))
+	p.rule(p.input, l4proto(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+	p.rule(p.input, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
 }
 
 // setDoors says which ports are open. Connections that exist keep the way they came.
@@ -143,9 +150,8 @@ func (p *policy) rule(c *nftables.Chain, parts ...[]expr.Any) {
 	p.nft.AddRule(&nftables.Rule{Table: p.table, Chain: c, Exprs: all})
 }
 
-func (p *policy) in() []expr.Any    { return iifname(p.iface) }
-func (p *policy) notIn() []expr.Any { return not(iifname(p.iface)) }
-func (p *policy) out() []expr.Any   { return metaIs(expr.MetaKeyOIFNAME, ifname(p.iface)) }
+func (p *policy) in() []expr.Any  { return iifname(p.iface) }
+func (p *policy) out() []expr.Any { return metaIs(expr.MetaKeyOIFNAME, ifname(p.iface)) }
 
 func iifname(name string) []expr.Any { return metaIs(expr.MetaKeyIIFNAME, ifname(name)) }
 func l4proto(proto byte) []expr.Any  { return metaIs(expr.MetaKeyL4PROTO, []byte{proto}) }
@@ -165,6 +171,11 @@ func not(match []expr.Any) []expr.Any {
 }
 
 func verdict(k expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: k}} }
+
+// goTo leaves the chain for another and does not come back.
+func goTo(c *nftables.Chain) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: c.Name}}
+}
 
 // transport compares bytes of the TCP, UDP or ICMP header.
 func transport(offset uint32, want []byte) []expr.Any {
@@ -190,6 +201,9 @@ const (
 	source which = iota
 	destination
 )
+
+// host matches packets with the address.
+func host(w which, a netip.Addr) []expr.Any { return address(w, netip.PrefixFrom(a, a.BitLen())) }
 
 // address matches packets whose address is in the prefix.
 func address(w which, in netip.Prefix) []expr.Any {
