@@ -24,6 +24,7 @@ type Command struct {
 	Args    []string      // absolute path of the program, and its arguments
 	Timeout time.Duration // of the program, to the second; the guest ends with it
 	Share   string        // a folder that it may write to, at the same path; empty: none
+	Counted bool          // the clock of an emulated guest counts instructions, 1 ns each, so that figures repeat
 	Output  io.Writer     // what the program says, as it comes, and what vm-run says of the guest
 }
 
@@ -62,6 +63,9 @@ func (c Command) args() []string {
 	out := []string{"--cpus", "1", "--timeout", strconv.Itoa(int(c.Timeout.Seconds()))}
 	if c.Share != "" {
 		out = append(out, "--share", c.Share)
+	}
+	if c.Counted {
+		out = append(out, "--icount", "0")
 	}
 	return append(append(out, "--"), c.Args...)
 }

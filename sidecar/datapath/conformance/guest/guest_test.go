@@ -48,11 +48,11 @@ func TestRunTellsTheGuestsFailureFromTheProgram(t *testing.T) {
 
 func TestRunPassesArgumentsOn(t *testing.T) {
 	var out bytes.Buffer
-	c := Command{VMRun: fake(t, `echo "$@"`), Args: []string{"/p", "-x", "a b"}, Timeout: 90 * time.Second, Share: "/s", Output: &out}
+	c := Command{VMRun: fake(t, `echo "$@"`), Args: []string{"/p", "-x", "a b"}, Timeout: 90 * time.Second, Share: "/s", Counted: true, Output: &out}
 	if err := Run(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := strings.TrimSpace(out.String()), "--cpus 1 --timeout 90 --share /s -- /p -x a b"; got != want {
+	if got, want := strings.TrimSpace(out.String()), "--cpus 1 --timeout 90 --share /s --icount 0 -- /p -x a b"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
