@@ -30,6 +30,20 @@ const (
 // errNoNeed is the answer of inGuest where the contenders have run on this kernel.
 var errNoNeed = errors.New("this kernel has WireGuard, no guest is needed")
 
+// measureGuest adds what a guest says to the report, or why there is none.
+func (o *options) measureGuest(ctx context.Context, r *bench.Report) {
+	run, err := inGuest(ctx, o.setup.Dir, os.Stderr)
+	if errors.Is(err, errNoNeed) {
+		return
+	}
+	if err != nil {
+		r.Runs[0].Skips = append(r.Runs[0].Skips, bench.Skip{What: guestContenders + " in a guest", Why: err.Error()})
+		return
+	}
+	run.Limit = "the kernel of a guest"
+	r.Runs = append(r.Runs, run)
+}
+
 // inGuest compares the datapath Kernel with the kernel's own WireGuard in a guest, where this kernel has none. dir holds the programs that
 // build made; progress is told what the guest says. The error says why there is nothing: errNoNeed, a *guest.UnavailableError, or
 // what failed.
@@ -66,18 +80,21 @@ func inGuest(ctx context.Context, dir string, progress io.Writer) (*bench.Run, e
 	if err != nil {
 		return nil, fmt.Errorf("read what the guest has measured: %w", err)
 	}
-	return keep(r, strings.Split(guestContenders, ",")), nil
+	if len(r.Runs) != 1 {
+		return nil, fmt.Errorf("read what the guest has measured: %d runs, want one", len(r.Runs))
+	}
+	return keep(r.Runs[0], strings.Split(guestContenders, ",")), nil
 }
 
 // guestWords are the arguments of the benchmark in the guest: programs from one folder, the report into the other.
 func guestWords(programs, out string) []string {
-	return []string{"-programs", programs, "-out", out, "-contenders", guestContenders, "-scenarios", guestScenarios, "-profiles=false",
+	return []string{"-programs", programs, "-out", out, "-contenders", guestContenders, "-scenarios", guestScenarios, "-profiles=false", "-limits=false", "-guest=false",
 		"-rounds", fmt.Sprint(guestRounds), "-time", guestTime.String(), "-warm", guestWarm.String()}
 }
 
 // keep leaves what a run says of some contenders: the guest's copy of everything else has been said by the host.
 func keep(r *bench.Run, contenders []string) *bench.Run {
-	out := &bench.Run{Facts: r.Facts}
+	out := &bench.Run{}
 	for _, s := range r.Samples {
 		if slices.Contains(contenders, s.Contender) {
 			out.Samples = append(out.Samples, s)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/tenantwire/tenantwire/bench"
 	"github.com/tenantwire/tenantwire/bench/contender"
-	"github.com/tenantwire/tenantwire/sidecar/datapath/conformance/guest"
 )
 
 func TestGuestWordsAreACommandLine(t *testing.T) {
@@ -18,7 +17,7 @@ func TestGuestWordsAreACommandLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.programs != "/programs" || o.out != "/out" || o.profiles || o.trial.Rounds != guestRounds || o.trial.Time != guestTime ||
+	if o.programs != "/programs" || o.out != "/out" || o.profiles || o.limits || o.guest || o.trial.Rounds != guestRounds || o.trial.Time != guestTime ||
 		o.trial.Warm != guestWarm || len(o.trial.Contenders) != 2 || len(o.trial.Scenarios) != 4 {
 		t.Errorf("%+v", o)
 	}
@@ -26,12 +25,11 @@ func TestGuestWordsAreACommandLine(t *testing.T) {
 
 func TestKeepLeavesOthersOut(t *testing.T) {
 	r := &bench.Run{
-		Facts: []bench.Fact{{Name: "kernel", Value: "Linux 6.12"}},
 		Samples: []bench.Sample{{Contender: "sidecar", Scenario: "size", Round: 1, Unit: bench.Megabytes, Value: 15},
 			{Contender: "kernel-sym", Scenario: "up1", Round: 1, Unit: bench.Throughput, Value: 99}},
 		Skips: []bench.Skip{{What: "tailscaled", Why: "no binary"}, {What: "plain-kernel:up1, round 2", Why: "stalled"}, {What: "kernel-sym", Why: "none"}},
 	}
-	want := &bench.Run{Facts: r.Facts, Samples: r.Samples[1:], Skips: r.Skips[1:]}
+	want := &bench.Run{Samples: r.Samples[1:], Skips: r.Skips[1:]}
 	if diff := cmp.Diff(want, keep(r, []string{"plain-kernel", "kernel-sym"})); diff != "" {
 		t.Error(diff)
 	}
@@ -50,30 +48,5 @@ func TestPrebuiltWantsAll(t *testing.T) {
 	p, err := prebuilt(dir)
 	if err != nil || p.Load != filepath.Join(dir, "load") {
 		t.Error(p, err)
-	}
-}
-
-// TestInGuest measures for minutes: only where BENCH_GUEST asks for it.
-func TestInGuest(t *testing.T) {
-	if os.Getenv("BENCH_GUEST") == "" {
-		t.Skip("BENCH_GUEST=1 measures Kernel against plain kernel WireGuard in a guest")
-	}
-	dir := t.TempDir()
-	if _, err := build(t.Context(), dir); err != nil {
-		t.Fatal(err)
-	}
-	r, err := inGuest(t.Context(), dir, os.Stderr)
-	var none *guest.UnavailableError
-	if errors.Is(err, errNoNeed) || errors.As(err, &none) {
-		t.Skip("SKIPPED: ", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(r.Headlines()) != 4 {
-		t.Errorf("ratios: %+v, skipped: %+v", r.Headlines(), r.Skips)
-	}
-	if err := bench.WriteGoBench(os.Stdout, r); err != nil {
-		t.Error(err)
 	}
 }

@@ -52,6 +52,7 @@ type options struct {
 	long       bool
 	profiles   bool
 	limits     bool
+	guest      bool
 	contenders string
 	scenarios  string
 	env        string
@@ -73,6 +74,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.scenarios, "scenarios", "", "some, by comma (default all, with -quick the headline's)")
 	fs.BoolVar(&o.profiles, "profiles", true, "profile our sidecar after the rounds; not with -quick")
 	fs.BoolVar(&o.limits, "limits", true, "measure some of it again with one CPU, half a CPU and small buffers; not with -quick or a limit given")
+	fs.BoolVar(&o.guest, "guest", true, "where this kernel has no WireGuard, compare the datapath Kernel in a guest that has; not with -quick")
 	fs.BoolFunc("one-cpu", "give each end of a tunnel one CPU: the near end the first, the far end the second", func(string) error {
 		o.setup.Place.CPU = 1
 		return nil
