@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,7 +51,7 @@ type stage struct {
 	round     int
 	scenario  string
 	out       *bench.Run
-	most      map[string]float64 // memory under any load
+	most      map[string]float64 // memory under any load of any round
 }
 
 func (s *stage) add(unit string, v float64) {
@@ -58,6 +60,8 @@ func (s *stage) add(unit string, v float64) {
 
 // Run makes the rounds. What it has found by then is in out even when it fails.
 func Run(ctx context.Context, o *Options, out *bench.Run) error {
+	most := map[string]map[string]float64{}
+	defer func() { addMost(out, most) }()
 	var able []contender.Contender
 	for _, c := range o.Contenders {
 		if why := c.Missing(o.Setup); why != "" {
@@ -66,6 +70,7 @@ func Run(ctx context.Context, o *Options, out *bench.Run) error {
 			continue
 		}
 		able = append(able, c)
+		most[c.Name] = map[string]float64{}
 	}
 	for round := 1; round <= o.Rounds; round++ {
 		for _, c := range able {
@@ -73,7 +78,7 @@ func Run(ctx context.Context, o *Options, out *bench.Run) error {
 				return err
 			}
 			fmt.Fprintf(o.Progress, "%s round %d of %d: %s\n", time.Now().Format(time.TimeOnly), round, o.Rounds, c.Name)
-			s := &stage{o: o, contender: c, round: round, out: out, most: map[string]float64{}}
+			s := &stage{o: o, contender: c, round: round, out: out, most: most[c.Name]}
 			s.runAll(ctx)
 		}
 	}
@@ -93,9 +98,14 @@ func (s *stage) runAll(ctx context.Context) {
 			s.failed(err)
 		}
 	}
-	s.scenario = "any"
-	for unit, v := range s.most {
-		s.add(unit, v)
+}
+
+// addMost notes each contender's most memory, once for the whole run: not every load is in every round.
+func addMost(out *bench.Run, most map[string]map[string]float64) {
+	for _, name := range slices.Sorted(maps.Keys(most)) {
+		for unit, v := range most[name] {
+			out.Add(bench.Sample{Contender: name, Scenario: "any", Round: 1, Unit: unit, Value: v})
+		}
 	}
 }
 

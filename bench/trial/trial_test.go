@@ -70,7 +70,7 @@ func TestRounds(t *testing.T) {
 	if strings.Contains(progress.String(), "FAILED") {
 		t.Error(progress.String())
 	}
-	once := []string{"far"}
+	once := []string{"far", "rss-any"}
 	for contender, metrics := range map[string][]string{
 		"veth":      {"up1", "rtt", "conns", "conn-errors", "udp64"},
 		"stock-sym": {"up1", "cpu", "cpu-both", "rss-up1", "rtt", "conns", "rss-idle", "rss-conns", "rss-any", "far"},
