@@ -59,20 +59,17 @@ var Budgets = []Budget{
 	{Name: "Sidecar program, MB", Contender: "sidecar", Metric: "size", AtMost: true, Target: 15},
 }
 
-// peers are the userspace contenders of others, by whether ours stands at both ends as they do.
-var peers = map[string][]string{
-	"netstack-sym": {"stock-sym", "wireproxy-sym", "sing-box-sym"},
-	"netstack":     {"stock", "wireproxy", "sing-box"},
-}
+// peers are the userspace contenders of others: by this name with upstream at the far end, with -sym at both.
+var peers = []string{"stock", "wireproxy", "sing-box"}
 
 // AheadOf are the budgets "ahead of every userspace peer": a row for each peer and each figure that a budget is of, where this run
 // has both.
 func AheadOf(r *Run) (out []Budget) {
-	for _, ours := range []string{"netstack-sym", "netstack"} {
-		for _, peer := range peers[ours] {
+	for _, ends := range []string{"-sym", ""} {
+		for _, peer := range peers {
 			for _, m := range judged() {
-				if _, ok := r.Ratio(ours, peer, m); ok {
-					out = append(out, Budget{Name: m.Title, Contender: ours, Against: peer, Metric: m.Name, AtMost: m.LowerIsBetter, Target: 1})
+				if _, ok := r.Ratio("netstack"+ends, peer+ends, m); ok {
+					out = append(out, Budget{Name: m.Title, Contender: "netstack" + ends, Against: peer + ends, Metric: m.Name, AtMost: m.LowerIsBetter, Target: 1})
 				}
 			}
 		}

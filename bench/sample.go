@@ -3,7 +3,6 @@ package bench
 import (
 	"math"
 	"slices"
-	"strings"
 )
 
 // Sample is one figure of one contender in one round.
@@ -199,10 +198,9 @@ func (r *Run) Headlines() (out []Headline) {
 		add(c, Yardstick, append(traffic, "up32", "down32", "rtt", "rtt-load", "conns")...)
 	}
 	add("kernel-sym", PlainKernel, traffic...)
-	for _, c := range []string{"netstack", "netstack-sym"} {
-		sym := strings.TrimPrefix(c, "netstack")
-		for _, against := range []string{"stock", "wireproxy", "sing-box"} {
-			add(c, against+sym, append([]string{"cpu", "cpu-both"}, traffic...)...)
+	for _, ends := range []string{"", "-sym"} {
+		for _, peer := range peers {
+			add("netstack"+ends, peer+ends, append([]string{"cpu", "cpu-both"}, traffic...)...)
 		}
 	}
 	return out

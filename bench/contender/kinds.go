@@ -150,11 +150,16 @@ func startStock(e *end) (running, error) {
 	if err != nil {
 		return running{}, err
 	}
-	path, err := e.file("stock.json", text, lab.Nobody)
+	return e.startRelay(e.setup.Programs.Stock, "stock.json", text, "-config")
+}
+
+// startRelay runs another's program that relays TCP, as an ordinary user; its last argument is the file that holds text.
+func (e *end) startRelay(program, file, text string, args ...string) (running, error) {
+	path, err := e.file(file, text, lab.Nobody)
 	if err != nil {
 		return running{}, err
 	}
-	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.Stock, Args: []string{"-config", path}, User: lab.Nobody, Place: e.place}, nil)
+	process, err := e.host.Start(lab.Program{Path: program, Args: append(args, path), User: lab.Nobody, Place: e.place}, nil)
 	return running{process: process, tcp: localPort.String()}, err
 }
 
@@ -182,12 +187,7 @@ func startSingBox(e *end) (running, error) {
 	if err != nil {
 		return running{}, err
 	}
-	path, err := e.file("sing-box.json", text, lab.Nobody)
-	if err != nil {
-		return running{}, err
-	}
-	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.SingBox, Args: []string{"run", "-c", path}, User: lab.Nobody, Place: e.place}, nil)
-	return running{process: process, tcp: localPort.String()}, err
+	return e.startRelay(e.setup.Programs.SingBox, "sing-box.json", text, "run", "-c")
 }
 
 func startWireproxy(e *end) (running, error) {
@@ -208,12 +208,7 @@ func startWireproxy(e *end) (running, error) {
 	} else {
 		fmt.Fprintf(&b, "\n[TCPServerTunnel]\nListenPort = %d\nTarget = %s\n", Port, localPort)
 	}
-	path, err := e.file("wireproxy.conf", b.String(), lab.Nobody)
-	if err != nil {
-		return running{}, err
-	}
-	process, err := e.host.Start(lab.Program{Path: e.setup.Programs.Wireproxy, Args: []string{"-s", "-c", path}, User: lab.Nobody, Place: e.place}, nil)
-	return running{process: process, tcp: localPort.String()}, err
+	return e.startRelay(e.setup.Programs.Wireproxy, "wireproxy.conf", b.String(), "-s", "-c")
 }
 
 // startWireguardGo runs upstream on a TUN device, configured through its socket, which all namespaces see: hence unique names.

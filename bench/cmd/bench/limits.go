@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/tenantwire/tenantwire/bench"
 	"github.com/tenantwire/tenantwire/bench/contender"
@@ -26,7 +25,7 @@ func (o *options) measureLimited(ctx context.Context, r *bench.Report) error {
 		run := &bench.Run{Limit: place.String()}
 		r.Runs = append(r.Runs, run)
 		if err := trial.Run(ctx, &t, run); err != nil {
-			return errors.Join(err, ctx.Err())
+			return err
 		}
 	}
 	return nil
