@@ -69,8 +69,8 @@ func (m *member) follow(ctx context.Context) {
 	}
 }
 
-// session is one registration and one watch. Registering each time costs a cache look-up where nothing changed, and sets right what
-// the bearer of a stolen token may have registered in our place.
+// session is one registration and one watch. Registering each time stores nothing where nothing changed, and sets right what the
+// bearer of a stolen token may have registered in our place.
 func (m *member) session(ctx context.Context) error {
 	r, err := m.client.register(ctx, wire.Registration{
 		PublicKey: m.public, Endpoint: netip.AddrPortFrom(m.PodIP, m.ListenPort),

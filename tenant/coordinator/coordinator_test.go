@@ -35,7 +35,8 @@ type fakeStore struct {
 	peers   []v1alpha1.TunnelPeer
 	podIPs  map[string][]netip.Addr
 	states  int
-	lookups map[string]int // of Member, by pod
+	lookups map[string]int                    // of Member, by pod
+	behind  map[string]*v1alpha1.TunnelMember // what Member still answers, by pod
 	server  *Server
 }
 
@@ -54,6 +55,9 @@ func (f *fakeStore) Member(_ context.Context, id Identity) (Member, bool, error)
 	m, ok := f.members[id.Pod.Name]
 	if !ok || m.Spec.PodUID != string(id.UID) {
 		return Member{}, false, nil
+	}
+	if old, ok := f.behind[id.Pod.Name]; ok {
+		m = old
 	}
 	return Member{Object: m.DeepCopy(), PodIPs: f.podIPs[id.Pod.Name]}, true, nil
 }
@@ -338,6 +342,25 @@ func TestRegistrationWaitsForTheMember(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, func() { f.add(0) })
 	if code, text := call(t, srv, wire.RegisterPath, "pod-0/uid", registration()); code != 200 {
 		t.Error(code, text)
+	}
+}
+
+// Who has the token registers another key in a member's place, and the member registers its own again before the cache has seen
+// either: what the cache says must not make the second registration look like nothing new.
+func TestRegistrationWhileTheCacheIsBehind(t *testing.T) {
+	f, srv := start(t, nil)
+	self, own := f.add(0), registration()
+	if code, text := call(t, srv, wire.RegisterPath, self, own); code != 200 {
+		t.Fatal(code, text)
+	}
+	f.behind = map[string]*v1alpha1.TunnelMember{"pod-0": f.members["pod-0"].DeepCopy()}
+	for _, r := range []wire.Registration{registration(), own} {
+		if code, text := call(t, srv, wire.RegisterPath, self, r); code != 200 {
+			t.Fatal(code, text)
+		}
+		if got := f.members["pod-0"].Status.PublicKey; got != r.PublicKey.String() {
+			t.Errorf("registered %s, stored is %s", r.PublicKey, got)
+		}
 	}
 }
 

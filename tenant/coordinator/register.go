@@ -119,13 +119,13 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id Identity) e
 	if err := s.checkUnique(r.Context(), m.Object, reg); err != nil {
 		return err
 	}
-	if !registered(m.Object, reg) {
-		if err := s.Store.WriteStatus(r.Context(), m.Object, Status{Registration: &reg}); err != nil {
-			return err
-		}
-		if st := &m.Object.Status; string(st.Datapath) != string(reg.Datapath) || st.DatapathReason != reg.DatapathReason {
-			s.event(id, corev1.EventTypeNormal, tenant.ReasonDatapathChosen, fmt.Sprintf("datapath %s; %s", reg.Datapath, reg.DatapathReason))
-		}
+	// Written even where the cache says so already: it may be behind, and then would undo nothing of what the bearer of a stolen
+	// token registered a moment ago. The API server does not store what is the same.
+	if err := s.Store.WriteStatus(r.Context(), m.Object, Status{Registration: &reg}); err != nil {
+		return err
+	}
+	if st := &m.Object.Status; string(st.Datapath) != string(reg.Datapath) || st.DatapathReason != reg.DatapathReason {
+		s.event(id, corev1.EventTypeNormal, tenant.ReasonDatapathChosen, fmt.Sprintf("datapath %s; %s", reg.Datapath, reg.DatapathReason))
 	}
 	s.Log.Info("member registered", "pod", id.Pod.String(), "tunnel", m.Object.Spec.Tunnel, "publicKey", reg.PublicKey.String(),
 		"endpoint", reg.Endpoint.String(), "datapath", string(reg.Datapath), "reason", reg.DatapathReason)
@@ -211,11 +211,6 @@ func (s *Server) checkUnique(ctx context.Context, self *v1alpha1.TunnelMember, r
 		}
 	}
 	return nil
-}
-
-func registered(m *v1alpha1.TunnelMember, reg wire.Registration) bool {
-	return m.Status.PublicKey == reg.PublicKey.String() && m.Status.Endpoint == reg.Endpoint.String() &&
-		string(m.Status.Datapath) == string(reg.Datapath) && m.Status.DatapathReason == reg.DatapathReason
 }
 
 func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) error {
