@@ -98,7 +98,7 @@ const (
 )
 
 // Judge gives the figure reached and the verdict. A run that is not the long one says nothing of what only that can show.
-func (b Budget) Judge(r *Run, long bool) (float64, Verdict) {
+func (b Budget) Judge(r *Run) (float64, Verdict) {
 	m, ok := MetricNamed(b.Metric)
 	if !ok {
 		panic("budget of unknown metric " + b.Metric) // a mistake in the table above, which a test reads whole
@@ -111,7 +111,7 @@ func (b Budget) Judge(r *Run, long bool) (float64, Verdict) {
 		reached, ok = Median(values), len(values) > 0
 	}
 	switch {
-	case !ok || b.LongOnly && !long:
+	case !ok || b.LongOnly && !r.Long:
 		return reached, NotMeasured
 	case b.AtMost && reached <= b.Target, !b.AtMost && reached >= b.Target:
 		return reached, Met

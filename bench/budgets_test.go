@@ -21,7 +21,7 @@ func TestBudgetsNameMetricsThatExist(t *testing.T) {
 		if m.LowerIsBetter != b.AtMost {
 			t.Errorf("%s: a budget against the grain of %s", b.Name, b.Metric)
 		}
-		if _, v := b.Judge(&Run{}, true); v != NotMeasured {
+		if _, v := b.Judge(&Run{Long: true}); v != NotMeasured {
 			t.Errorf("%s: %s without a sample", b.Name, v)
 		}
 	}
@@ -58,7 +58,7 @@ func TestJudge(t *testing.T) {
 		{"short run", long, []Sample{{"c", "idle", 1, Peak, 1}}, false, NotMeasured},
 		{"long run", long, []Sample{{"c", "idle", 1, Peak, 1}}, true, Met},
 	} {
-		if _, got := c.b.Judge(&Run{Samples: c.s}, c.long); got != c.want {
+		if _, got := c.b.Judge(&Run{Samples: c.s, Long: c.long}); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}

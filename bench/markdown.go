@@ -17,13 +17,14 @@ func WriteMarkdown(w io.Writer, r *Report, charts []string) error {
 	for _, f := range r.Facts {
 		fmt.Fprintf(b, "- %s: %s\n", f.Name, cell(f.Value))
 	}
+	long := slices.ContainsFunc(r.Runs, func(r *Run) bool { return r.Long })
 	for i, run := range r.Runs {
 		head := "##"
 		if run.Limit != "" {
 			fmt.Fprintf(b, "\n## With %s\n", run.Limit)
 			head = "###"
 		}
-		writeBudgets(b, head, run, r.Long)
+		writeBudgets(b, head, run, long)
 		writePeers(b, head, run)
 		writeRatios(b, head, run)
 		if i == 0 {
@@ -35,14 +36,14 @@ func WriteMarkdown(w io.Writer, r *Report, charts []string) error {
 	return b.Flush()
 }
 
-// writeBudgets leaves out, within a limit, what was not to be measured there.
+// writeBudgets leaves out, within a limit, what was not to be measured there; and what only a long run shows, where another is one.
 func writeBudgets(w io.Writer, head string, r *Run, long bool) {
 	fmt.Fprintf(w, "\n%s Budgets\n\n| Budget | Contender | Reached | Target | Verdict |\n| --- | --- | --- | --- | --- |\n", head)
 	for _, b := range Budgets {
-		reached, v := b.Judge(r, long)
+		reached, v := b.Judge(r)
 		figure := number(reached)
 		if v == NotMeasured {
-			if r.Limit != "" {
+			if r.Limit != "" || b.LongOnly && long {
 				continue
 			}
 			figure = "–"
@@ -59,7 +60,7 @@ func writePeers(w io.Writer, head string, r *Run) {
 	}
 	fmt.Fprintf(w, "\n%s Ahead of every userspace peer\n\n| Figure | Contender | Reached | Target | Verdict |\n| --- | --- | --- | --- | --- |\n", head)
 	for _, b := range rows {
-		reached, v := b.Judge(r, true)
+		reached, v := b.Judge(r)
 		fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", b.Name, b.Contender, number(reached), b.Wants(), v)
 	}
 }

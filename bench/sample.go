@@ -22,7 +22,8 @@ type Fact struct{ Name, Value string }
 
 // Run is everything that the rounds under one limit have found.
 type Run struct {
-	Limit   string // on the tunnel's processes, in words; empty: none
+	Limit   string // on the tunnel's processes, or what else sets it apart, in words; empty: nothing
+	Long    bool   // it shows what only a long run can
 	Samples []Sample
 	Skips   []Skip
 }
@@ -30,7 +31,6 @@ type Run struct {
 // Report is a whole benchmark: the machine as it is first, then what is measured again within limits.
 type Report struct {
 	Facts []Fact
-	Long  bool // it shows what only a long run can
 	Runs  []*Run
 }
 

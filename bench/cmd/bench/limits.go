@@ -30,3 +30,18 @@ func (o *options) measureLimited(ctx context.Context, r *bench.Report) error {
 	}
 	return nil
 }
+
+// measureLong measures what shows only after a long time, on the yardstick and on ours.
+func (o *options) measureLong(ctx context.Context, r *bench.Report) (err error) {
+	t := o.trial
+	t.Cycles, t.Rounds = 1_000_000, 1
+	if t.Contenders, err = contender.Find([]string{bench.Yardstick, "netstack-sym"}); err != nil {
+		return err
+	}
+	if t.Scenarios, err = find([]string{"churn"}); err != nil {
+		return err
+	}
+	run := &bench.Run{Limit: "a million connect/close cycles", Long: true}
+	r.Runs = append(r.Runs, run)
+	return trial.Run(ctx, &t, run)
+}
