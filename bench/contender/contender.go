@@ -91,7 +91,7 @@ type Contender struct {
 	Name      string
 	near, far kind
 	only      func(*Pair) error // what else is needed between the hosts, instead of kinds or on top of them
-	kernel    bool              // only makes interfaces of the kernel's own WireGuard
+	kernel    bool              // needs the kernel's own WireGuard
 }
 
 // All lists the contenders that exist, the yardstick first.
@@ -106,7 +106,7 @@ func All() []Contender {
 		{Name: "netstack", near: ns, far: wggo},
 		{Name: "tun-sym", near: tun, far: tun},
 		{Name: "tun", near: tun, far: wggo},
-		{Name: "kernel-sym", near: kernel, far: kernel},
+		{Name: "kernel-sym", near: kernel, far: kernel, kernel: true},
 		{Name: "plain-kernel", only: plainKernel, kernel: true},
 		{Name: "stock-sym", near: stock, far: stock},
 		{Name: "stock", near: stock, far: wggo},
