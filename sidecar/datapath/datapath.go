@@ -29,6 +29,7 @@ type Peer struct {
 	Endpoint     netip.AddrPort // zero: unknown, learned from the peer's first packet
 	AllowedIPs   []netip.Prefix // inner addresses this peer may use
 	Keepalive    time.Duration  // zero: off; whole seconds up to 65535
+	Outside      bool           // of the two kinds of peers that a hub passes packets between
 }
 
 // PeerStats is what a device knows of one peer.
@@ -45,6 +46,8 @@ type PeerStats struct {
 type Interface struct {
 	Addresses []netip.Prefix // the interface's own inner addresses
 	MTU       int            // inner MTU in bytes, 1280..65455
+	// Hub passes packets on between Outside peers and the others, before any TCP/IP stack sees them. The datapath Kernel refuses it.
+	Hub bool
 }
 
 // Datapath is one live WireGuard interface. All methods are safe for concurrent use.

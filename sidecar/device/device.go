@@ -59,7 +59,17 @@ func Open(o Options) (*Device, error) {
 		return nil, fmt.Errorf("open device: %w", errors.Join(err, s.Close()))
 	}
 	s.Connect(e)
+	e.SetHub(o.Interface)
 	return &Device{Stack: s, Engine: e}, nil
+}
+
+// SetInterface changes addresses, MTU and whether packets are passed on; see datapath.Datapath.
+func (d *Device) SetInterface(i datapath.Interface) error {
+	if err := d.Stack.SetInterface(i); err != nil {
+		return err
+	}
+	d.SetHub(i)
+	return nil
 }
 
 // Drops is what either side dropped, by reason; see the engine's.

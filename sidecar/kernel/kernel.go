@@ -77,6 +77,14 @@ func Open(o Options) (*Device, error) {
 	return d, nil
 }
 
+// SetInterface changes addresses and MTU; see datapath.Datapath.
+func (d *Device) SetInterface(i datapath.Interface) error {
+	if i.Hub {
+		return errors.New("set interface: the datapath Kernel does not pass packets on between peers")
+	}
+	return d.Link.SetInterface(i)
+}
+
 func (d *Device) open(o Options) (err error) {
 	if d.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("open netlink: %w", err)

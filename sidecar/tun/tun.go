@@ -94,12 +94,13 @@ func open(o Options) (*Device, error) {
 	return d, nil
 }
 
-// SetInterface changes addresses and MTU; see datapath.Datapath.
+// SetInterface changes addresses, MTU and whether packets are passed on; see datapath.Datapath.
 func (d *Device) SetInterface(i datapath.Interface) error {
 	if err := d.Link.SetInterface(i); err != nil {
 		return err
 	}
 	d.mtu.Store(int64(i.MTU))
+	d.SetHub(i)
 	return nil
 }
 

@@ -62,6 +62,7 @@ type Engine struct {
 	letters chan *letter
 	loaded  atomic.Int64 // instant until which cookies are asked for
 	limiter func() *ratelimiter.Ratelimiter
+	hub     atomic.Pointer[hub] // nil: nothing is passed on
 	count   counters
 
 	mu     sync.RWMutex // guards what follows
@@ -87,6 +88,8 @@ type counters struct {
 	unauthentic       atomic.Uint64
 	replayed          atomic.Uint64
 	source            atomic.Uint64 // from an inner address that the peer may not have
+	notForwarded      atomic.Uint64 // from one peer to another that it may not reach through us
+	expired           atomic.Uint64 // made its last hop here, and was for somebody else
 	handshakesRefused atomic.Uint64
 	handshakesLost    atomic.Uint64 // more than could be looked at
 }
@@ -97,6 +100,7 @@ func (e *Engine) Drops() map[string]uint64 {
 	return map[string]uint64{
 		"NoPeer": c.noPeer.Load(), "SendError": c.sendErrors.Load(), "Malformed": c.malformed.Load(), "NoSession": c.noSession.Load(),
 		"Unauthentic": c.unauthentic.Load(), "Replayed": c.replayed.Load(), "ForeignSource": c.source.Load(),
+		"NotForwarded": c.notForwarded.Load(), "HopLimit": c.expired.Load(),
 		"HandshakeRefused": c.handshakesRefused.Load(), "HandshakeLost": c.handshakesLost.Load(),
 	}
 }
@@ -268,6 +272,9 @@ func (p *peer) configure(c delta.Change) {
 	}
 	if c.Endpoint.IsValid() {
 		p.at.Store(&endpoint{to: c.Endpoint})
+	}
+	if c.Outside != nil {
+		p.outside.Store(*c.Outside)
 	}
 	if c.Keepalive != nil {
 		p.keepalive.Store(int64(time.Duration(*c.Keepalive) * time.Second))

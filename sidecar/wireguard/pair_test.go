@@ -66,7 +66,7 @@ func pair(t testing.TB) (a, b *node) {
 // packet is an IPv4 packet with a payload.
 func packet(from, to netip.Addr, payload string) []byte {
 	b := make([]byte, 20, 20+len(payload))
-	b[0] = 0x45
+	b[0], b[8] = 0x45, 64
 	binary.BigEndian.PutUint16(b[2:], uint16(20+len(payload)))
 	src, dst := from.As4(), to.As4()
 	copy(b[12:], src[:])

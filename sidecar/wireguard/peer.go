@@ -26,11 +26,12 @@ type endpoint struct {
 
 // peer is one configured peer.
 type peer struct {
-	engine *Engine
-	key    key.Public
-	at     atomic.Pointer[endpoint] // nil: unknown
-	rx, tx atomic.Uint64            // bytes on the wire
-	shaken atomic.Int64             // wall clock of the last handshake, Unix nanoseconds; zero: never
+	engine  *Engine
+	key     key.Public
+	at      atomic.Pointer[endpoint] // nil: unknown
+	rx, tx  atomic.Uint64            // bytes on the wire
+	outside atomic.Bool              // of the two kinds of peers that a hub passes packets between
+	shaken  atomic.Int64             // wall clock of the last handshake, Unix nanoseconds; zero: never
 
 	sessions
 	events

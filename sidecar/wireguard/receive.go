@@ -37,11 +37,14 @@ type receiver struct {
 
 	src   netip.Addr // that was looked up last
 	owner *peer
+
+	hub     *hub // nil: nothing is passed on
+	transit transit
 }
 
 // take works through a message.
 func (r *receiver) take(m *message) {
-	r.now = r.engine.now()
+	r.now, r.hub = r.engine.now(), r.engine.hub.Load()
 	for first := true; first || len(m.data) > 0; first = false {
 		d := m.cut()
 		kind := messageType(d)
@@ -100,7 +103,9 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 		r.engine.count.source.Add(1)
 		return
 	}
-	r.plain = append(r.plain, d[:HeaderSize+n])
+	if r.hub == nil || !r.passOn(*r.hub, d, plain[:n], src) {
+		r.plain = append(r.plain, d[:HeaderSize+n])
+	}
 }
 
 // flush ends the run: it tells the peer and delivers the packets.
@@ -124,6 +129,7 @@ func (r *receiver) flush(from *endpoint) {
 	if len(r.plain) > 0 {
 		r.engine.deliver(r.plain, HeaderSize)
 	}
+	r.flushTransit()
 	clear(r.plain)
 	r.plain, r.size, r.valid, r.data = r.plain[:0], 0, 0, 0
 }

@@ -37,6 +37,7 @@ type Change struct {
 	PresharedKey      *key.Preshared // zero key: none from now on
 	Endpoint          netip.AddrPort // zero: unchanged, the peer may have roamed
 	Keepalive         *uint16        // seconds
+	Outside           *bool
 	ReplaceAllowedIPs bool
 	AllowedIPs        []netip.Prefix // added, unless they replace
 }
@@ -156,6 +157,9 @@ func diff(old, p datapath.Peer, known bool) (c Change, changed bool) {
 	if p.Keepalive != old.Keepalive {
 		c.Keepalive, changed = seconds(p.Keepalive), true
 	}
+	if p.Outside != old.Outside {
+		c.Outside, changed = &p.Outside, true
+	}
 	if !slices.Equal(old.AllowedIPs, p.AllowedIPs) {
 		changed = true
 		added := slices.DeleteFunc(slices.Clone(p.AllowedIPs), func(ip netip.Prefix) bool {
@@ -198,7 +202,7 @@ func (r Registry) Restore(changes []Change) []Change {
 			continue
 		}
 		back := Change{
-			PublicKey: p.PublicKey, New: c.Remove, PresharedKey: &p.PresharedKey, Keepalive: seconds(p.Keepalive),
+			PublicKey: p.PublicKey, New: c.Remove, PresharedKey: &p.PresharedKey, Keepalive: seconds(p.Keepalive), Outside: &p.Outside,
 			ReplaceAllowedIPs: true, AllowedIPs: p.AllowedIPs,
 		}
 		out = append(out, back)
