@@ -71,7 +71,7 @@ func NewNetwork(s State) *Network {
 	}
 	for _, p := range accepted {
 		routes := slices.SortedFunc(slices.Values(p.routes), netip.Prefix.Compare)
-		n.peers = append(n.peers, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, AllowedIPs: routes, Outside: true, KeepaliveSeconds: p.keepalive})
+		n.peers = append(n.peers, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, EndpointName: p.endpointName, AllowedIPs: routes, Outside: true, KeepaliveSeconds: p.keepalive})
 	}
 	c := wire.Config{Peers: n.peers, Services: append(n.carried(s), egress(s.Tunnel, accepted)...)}
 	c.Sort()

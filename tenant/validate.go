@@ -9,16 +9,18 @@ import (
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
 // peer is a TunnelPeer, parsed.
 type peer struct {
-	name      string
-	key       key.Public
-	endpoint  netip.AddrPort // zero: it dials
-	routes    []netip.Prefix
-	keepalive int
+	name         string
+	key          key.Public
+	endpoint     netip.AddrPort // zero: it dials, or has a name
+	endpointName string         // HOST:PORT that members look up
+	routes       []netip.Prefix
+	keepalive    int
 }
 
 // DecidePeers says of every TunnelPeer of a tunnel whether it is acted on. Of two that contradict each other the older one
@@ -164,7 +166,7 @@ func parsePeer(p *v1alpha1.TunnelPeer) (peer, error) {
 		return peer{}, fmt.Errorf("spec.publicKey: %w", err)
 	}
 	if p.Spec.Endpoint != "" {
-		if out.endpoint, err = ParseEndpoint(p.Spec.Endpoint); err != nil {
+		if out.endpoint, out.endpointName, err = ParseEndpoint(p.Spec.Endpoint); err != nil {
 			return peer{}, fmt.Errorf("spec.endpoint: %w", err)
 		}
 	}
@@ -186,16 +188,20 @@ func parsePeer(p *v1alpha1.TunnelPeer) (peer, error) {
 	return out, nil
 }
 
-// ParseEndpoint reads an outer address and port, for example 203.0.113.7:51820 or [2001:db8::7]:51820.
-func ParseEndpoint(s string) (netip.AddrPort, error) {
+// ParseEndpoint reads what to dial: an outer address and port, for example 203.0.113.7:51820 or [2001:db8::7]:51820, or a DNS name
+// and port, which is returned as it is.
+func ParseEndpoint(s string) (at netip.AddrPort, name string, err error) {
+	if _, _, err := wire.SplitEndpointName(s); err == nil {
+		return netip.AddrPort{}, s, nil
+	}
 	e, err := netip.ParseAddrPort(s)
 	if err != nil || e.Port() == 0 || e.Addr().Zone() != "" || e.Addr().Is4In6() {
-		return netip.AddrPort{}, fmt.Errorf("%q is not an IP address and port, for example 203.0.113.7:51820 or [2001:db8::7]:51820", bounded(s))
+		return netip.AddrPort{}, "", fmt.Errorf("%q is not an IP address or a DNS name in lower case and a port, for example 203.0.113.7:51820, [2001:db8::7]:51820 or vpn.example.com:51820", bounded(s))
 	}
 	if a := e.Addr(); !a.IsGlobalUnicast() {
-		return netip.AddrPort{}, fmt.Errorf("%s is unspecified, loopback, link-local or multicast", a)
+		return netip.AddrPort{}, "", fmt.Errorf("%s is unspecified, loopback, link-local or multicast", a)
 	}
-	return e, nil
+	return e, "", nil
 }
 
 func parseRoute(s string) (netip.Prefix, error) {

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
@@ -162,12 +163,17 @@ func serve(ctx context.Context, health string, drain time.Duration, p *plane, lo
 		return err
 	}
 	defer h.close()
+	following, stop := context.WithCancel(context.WithoutCancel(ctx)) // drained connections need their peers still
+	var names sync.WaitGroup
+	names.Go(func() { p.endpoints.Run(following) })
 	err = run(ctx)
 	p.draining.Store(true)
 	log.Info("draining", "for", drain.String())
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()
 	p.drain(grace)
+	stop()
+	names.Wait()
 	if cerr := p.close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("close data plane: %w", cerr))
 	}

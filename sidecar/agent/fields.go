@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
 // scalar is a single value of a configuration file as it was written: what it means is decided where the field's name is known, so
@@ -156,6 +158,20 @@ func (s scalar) addrPort() (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("%s is not an IP address and a port from 1 to 65535, like 192.0.2.1:51820 or [2001:db8::1]:51820", s)
 	}
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
+}
+
+// endpoint reads what to dial, ADDRESS:PORT or HOST:PORT; empty is neither.
+func (s scalar) endpoint() (at netip.AddrPort, name string, err error) {
+	if _, _, none := wire.SplitEndpointName(string(s)); s != "" && none == nil {
+		return at, string(s), nil
+	}
+	if at, err = s.addrPort(); err != nil {
+		return at, "", fmt.Errorf("%w or vpn.example.com:51820", err)
+	}
+	if a := at.Addr(); a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return at, "", fmt.Errorf("%s is not the address of one host", s)
+	}
+	return at, "", nil
 }
 
 // loopback reads ADDRESS:PORT on loopback; empty is the zero value.

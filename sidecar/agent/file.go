@@ -220,14 +220,14 @@ func (f *file) iface() (datapath.Interface, error) {
 }
 
 func (f *file) peers(s *static, secret func(string) (string, error)) error {
-	s.desired.peers = make(map[key.Public]datapath.Peer, len(f.Peers))
+	s.desired.peers, s.desired.names = make(map[key.Public]datapath.Peer, len(f.Peers)), map[key.Public]string{}
 	self := s.private.Public()
 	owner := map[netip.Prefix]int{}
 	for _, a := range s.desired.iface.Addresses {
 		owner[a] = -1
 	}
 	for i, p := range f.Peers {
-		peer, err := p.parse(secret)
+		peer, name, err := p.parse(secret)
 		if err != nil {
 			return fmt.Errorf("peers[%d].%w", i, err)
 		}
@@ -248,13 +248,17 @@ func (f *file) peers(s *static, secret func(string) (string, error)) error {
 			owner[a] = i
 		}
 		s.desired.peers[peer.PublicKey] = peer
+		if name != "" {
+			s.desired.names[peer.PublicKey] = name
+		}
 	}
 	return nil
 }
 
-func (p *filePeer) parse(secret func(string) (string, error)) (peer datapath.Peer, err error) {
+// parse reads a peer; name is its endpoint where that has to be looked up.
+func (p *filePeer) parse(secret func(string) (string, error)) (peer datapath.Peer, name string, err error) {
 	if peer.PublicKey, err = key.ParsePublic(string(p.PublicKey)); err != nil {
-		return peer, fmt.Errorf("publicKey: %s is not a public key: want 32 bytes in base64 (44 characters), as wg pubkey prints", p.PublicKey)
+		return peer, "", fmt.Errorf("publicKey: %s is not a public key: want 32 bytes in base64 (44 characters), as wg pubkey prints", p.PublicKey)
 	}
 	if p.PresharedKeyFile != "" {
 		text, err := secret(string(p.PresharedKeyFile))
@@ -262,32 +266,29 @@ func (p *filePeer) parse(secret func(string) (string, error)) (peer datapath.Pee
 			peer.PresharedKey, err = key.ParsePreshared(text)
 		}
 		if err != nil {
-			return peer, fmt.Errorf("presharedKeyFile: %w", secretError(p.PresharedKeyFile, err))
+			return peer, "", fmt.Errorf("presharedKeyFile: %w", secretError(p.PresharedKeyFile, err))
 		}
 	}
-	if peer.Endpoint, err = p.Endpoint.addrPort(); err != nil {
-		return peer, fmt.Errorf("endpoint: %w; names are not looked up", err)
-	}
-	if a := peer.Endpoint.Addr(); a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-		return peer, fmt.Errorf("endpoint: %s is not the address of one host", p.Endpoint)
+	if peer.Endpoint, name, err = p.Endpoint.endpoint(); err != nil {
+		return peer, "", fmt.Errorf("endpoint: %w", err)
 	}
 	if peer.Keepalive, err = p.Keepalive.seconds(); err != nil {
-		return peer, fmt.Errorf("keepalive: %w", err)
+		return peer, "", fmt.Errorf("keepalive: %w", err)
 	}
 	if len(p.AllowedIPs) == 0 {
-		return peer, errors.New("allowedIPs: empty, want the inner addresses that the peer may use, like 10.7.0.1/32")
+		return peer, "", errors.New("allowedIPs: empty, want the inner addresses that the peer may use, like 10.7.0.1/32")
 	}
 	for i, text := range p.AllowedIPs {
 		a, err := text.prefix()
 		if err != nil {
-			return peer, fmt.Errorf("allowedIPs[%d]: %w", i, err)
+			return peer, "", fmt.Errorf("allowedIPs[%d]: %w", i, err)
 		}
 		if a != a.Masked() {
-			return peer, fmt.Errorf("allowedIPs[%d]: %s has host bits, want %s", i, text, a.Masked())
+			return peer, "", fmt.Errorf("allowedIPs[%d]: %s has host bits, want %s", i, text, a.Masked())
 		}
 		peer.AllowedIPs = append(peer.AllowedIPs, a)
 	}
-	return peer, nil
+	return peer, name, nil
 }
 
 // reaches says whether a peer owns an inner address.

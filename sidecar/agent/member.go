@@ -145,7 +145,7 @@ func (m *member) apply(c wire.Config, revision string) error {
 func (m *member) translate(c wire.Config) desired {
 	d := desired{
 		iface: datapath.Interface{Addresses: c.Interface.Addresses, MTU: c.Interface.MTU},
-		peers: make(map[key.Public]datapath.Peer, len(c.Peers)),
+		peers: make(map[key.Public]datapath.Peer, len(c.Peers)), names: map[key.Public]string{},
 		proxies: relay.Proxies{SOCKS5: m.SOCKS5, HTTP: m.HTTPConnect,
 			Allow: m.reachable, Resolve: m.resolve},
 	}
@@ -155,6 +155,9 @@ func (m *member) translate(c wire.Config) desired {
 	for _, p := range c.Peers {
 		d.peers[p.PublicKey] = datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, AllowedIPs: p.AllowedIPs,
 			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second}
+		if p.EndpointName != "" {
+			d.names[p.PublicKey] = p.EndpointName
+		}
 		if p.Outside {
 			d.outside = append(d.outside, p.AllowedIPs...)
 		}

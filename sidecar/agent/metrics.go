@@ -20,6 +20,8 @@ var (
 		[]string{"asked", "datapath", "why"}, nil)
 	descOK = prometheus.NewDesc("tenantwire_config_applied", "1 while everything that was configured could be applied.", nil, nil)
 
+	descLookups = prometheus.NewDesc("tenantwire_endpoint_lookups_total", "Look-ups of endpoints that are given by name.", []string{"result"}, nil)
+
 	descDropped = prometheus.NewDesc("tenantwire_datapath_dropped_total",
 		"Packets and handshake messages that the data path dropped, by reason. Not counted by the datapath Kernel.", []string{"reason"}, nil)
 
@@ -55,6 +57,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descUp, asFloat(up), c.plane.kind())
 	gauge(descInfo, 1, c.plane.chosen.asked, string(c.plane.chosen.kind), c.plane.chosen.why)
 	gauge(descOK, asFloat(c.plane.healthy()))
+	found, failed := c.plane.endpoints.Counts()
+	counter(descLookups, float64(found), "found")
+	counter(descLookups, float64(failed), "failed")
 	peers, stats, ok := c.plane.stats()
 	if !ok {
 		return

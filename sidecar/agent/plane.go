@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
+	"github.com/tenantwire/tenantwire/sidecar/endpoint"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/relay"
 )
@@ -21,6 +24,7 @@ import (
 type desired struct {
 	iface    datapath.Interface
 	peers    map[key.Public]datapath.Peer
+	names    map[key.Public]string // HOST:PORT of those peers whose endpoint has to be looked up
 	forwards []relay.Forward
 	inbound  []relay.Inbound
 	// outside are the addresses of peers that are no members; they reach granted only. Nil: everybody is a member.
@@ -51,6 +55,7 @@ type plane struct {
 	log        *slog.Logger
 	draining   atomic.Bool
 	admission  atomic.Pointer[desired] // what the relay asks, from its own goroutines
+	endpoints  *endpoint.Resolver
 
 	mu       sync.Mutex // guards what follows
 	device   datapath.Datapath
@@ -61,7 +66,13 @@ type plane struct {
 }
 
 func newPlane(private key.Private, listenPort uint16, chosen choice, log *slog.Logger) *plane {
-	return &plane{private: private, listenPort: listenPort, chosen: chosen, log: log}
+	p := &plane{private: private, listenPort: listenPort, chosen: chosen, log: log}
+	p.endpoints = endpoint.New(endpoint.Options{Lookup: lookup, Accept: netip.Addr.IsGlobalUnicast, Peers: p.livePeers, Move: p.move, Log: log})
+	return p
+}
+
+func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
 // apply makes the plane as d says, touching only what differs. An error means that connections and addresses are as they were, and
@@ -70,6 +81,7 @@ func newPlane(private key.Private, listenPort uint16, chosen choice, log *slog.L
 func (p *plane) apply(d desired) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	d.peers = p.located(d)
 	p.lastFail = p.applyDevice(d)
 	if p.lastFail != nil {
 		return p.lastFail
@@ -80,6 +92,45 @@ func (p *plane) apply(d desired) error {
 		p.log.Warn("part of the configuration could not be applied", "error", p.problem.Error())
 	}
 	return nil
+}
+
+// located are the peers with the endpoints that their names were found to be so far; the others are moved when they are found.
+func (p *plane) located(d desired) map[key.Public]datapath.Peer {
+	p.endpoints.Set(d.names)
+	if len(d.names) == 0 {
+		return d.peers
+	}
+	peers := maps.Clone(d.peers)
+	for k := range d.names {
+		if peer, ok := peers[k]; ok {
+			peer.Endpoint = p.endpoints.At(k)
+			peers[k] = peer
+		}
+	}
+	return peers
+}
+
+// move gives a peer whose endpoint is still this name the address that was found for it.
+func (p *plane) move(k key.Public, name string, to netip.AddrPort) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	peer, ok := p.has.peers[k]
+	if !ok || p.has.names[k] != name {
+		return nil
+	}
+	peer.Endpoint = to
+	if err := p.device.UpdatePeers([]datapath.Peer{peer}, nil); err != nil {
+		return fmt.Errorf("move peer: %w", err)
+	}
+	p.has.peers = maps.Clone(p.has.peers) // others read the old one
+	p.has.peers[k] = peer
+	return nil
+}
+
+// livePeers are nil while there is no device.
+func (p *plane) livePeers() []datapath.PeerStats {
+	peers, _, _ := p.stats()
+	return peers
 }
 
 func (p *plane) applyDevice(d desired) error {

@@ -70,6 +70,9 @@ func validatePeers(peers []Peer) error {
 		if p.Endpoint != (netip.AddrPort{}) && !dialable(p.Endpoint) {
 			return fmt.Errorf("peers[%d].endpoint: %s is not an address and port", i, p.Endpoint)
 		}
+		if err := validateEndpointName(p); err != nil {
+			return fmt.Errorf("peers[%d].endpointName: %w", i, err)
+		}
 		if p.KeepaliveSeconds < 0 || p.KeepaliveSeconds > 65535 {
 			return fmt.Errorf("peers[%d].keepaliveSeconds: %d is not 0..65535", i, p.KeepaliveSeconds)
 		}
@@ -84,6 +87,17 @@ func validatePeers(peers []Peer) error {
 		}
 	}
 	return nil
+}
+
+func validateEndpointName(p Peer) error {
+	if p.EndpointName == "" {
+		return nil
+	}
+	if p.Endpoint != (netip.AddrPort{}) {
+		return fmt.Errorf("%.80q stands beside the endpoint %s, want one of them", p.EndpointName, p.Endpoint)
+	}
+	_, _, err := SplitEndpointName(p.EndpointName)
+	return err
 }
 
 // dialable says whether a datagram can be sent to one host there. A zone names an interface of whoever wrote it, not of ours.

@@ -100,7 +100,8 @@ type Interface struct {
 // Peer is another end of the tunnel.
 type Peer struct {
 	PublicKey        key.Public     `json:"publicKey"`
-	Endpoint         netip.AddrPort `json:"endpoint,omitzero"` // zero: the peer dials
+	Endpoint         netip.AddrPort `json:"endpoint,omitzero"`      // zero: the peer dials, or has a name
+	EndpointName     string         `json:"endpointName,omitempty"` // HOST:PORT for the member to look up; never beside Endpoint
 	AllowedIPs       []netip.Prefix `json:"allowedIPs"`
 	Outside          bool           `json:"outside,omitempty"`          // not a member: default deny, it reaches what is granted
 	KeepaliveSeconds int            `json:"keepaliveSeconds,omitempty"` // 0: off

@@ -89,8 +89,11 @@ func (g generator) config() Config {
 
 func (g generator) peer() Peer {
 	p := Peer{PublicKey: key.Public{byte(1 + g.IntN(16))}, KeepaliveSeconds: 25 * g.IntN(2)}
-	if g.IntN(3) > 0 {
+	switch g.IntN(4) {
+	case 0, 1:
 		p.Endpoint = g.addrPort()
+	case 2:
+		p.EndpointName = fmt.Sprintf("vpn%d.example.com:51820", g.IntN(3))
 	}
 	return p
 }

@@ -91,6 +91,9 @@ func tunnelCases() []schemaCase {
 	return cases
 }
 
+// longName has the 253 bytes that a DNS name can have.
+var longName = strings.Repeat(strings.Repeat("a", 62)+".", 4) + "a"
+
 func peerCases() []schemaCase {
 	peer := func(key, endpoint, routes string) string {
 		if endpoint != "" {
@@ -102,6 +105,10 @@ func peerCases() []schemaCase {
 		{"least", peer(goodKey, "", "10.1.0.0/16"), ""},
 		{"everything", fmt.Sprintf("{tunnel: main, publicKey: %q, endpoint: '203.0.113.7:51820', routes: [0.0.0.0/0, '2000::/3'], keepaliveSeconds: 25}", goodKey), ""},
 		{"IPv6 endpoint", peer(goodKey, "[2001:db8::7]:51820", "10.1.0.0/16"), ""},
+		{"endpoint by name", peer(goodKey, "vpn-2.example.com:51820", "10.1.0.0/16"), ""},
+		{"endpoint by rooted name", peer(goodKey, "vpn.example.com.:1", "10.1.0.0/16"), ""},
+		{"endpoint by short name", peer(goodKey, "gw:65535", "10.1.0.0/16"), ""},
+		{"endpoint by the longest name", peer(goodKey, longName+".:65535", "10.1.0.0/16"), ""},
 		{"no tunnel", fmt.Sprintf("{publicKey: %q, routes: [10.1.0.0/16]}", goodKey), "spec.tunnel"},
 		{"tunnel empty", fmt.Sprintf("{tunnel: '', publicKey: %q, routes: [10.1.0.0/16]}", goodKey), "spec.tunnel"},
 		{"tunnel huge", fmt.Sprintf("{tunnel: %s, publicKey: %q, routes: [10.1.0.0/16]}", strings.Repeat("a", 64), goodKey), "spec.tunnel"},
@@ -119,7 +126,8 @@ func peerCases() []schemaCase {
 	for _, bad := range []string{"", "short", strings.Repeat("A", 43) + "=", goodKey[:43], goodKey + "=", goodKey[:42] + "B=", goodKey[:40] + "\nab="} {
 		cases = append(cases, schemaCase{"key " + bad, peer(bad, "", "10.1.0.0/16"), "spec.publicKey"})
 	}
-	for _, bad := range []string{"203.0.113.7", "vpn.example.com:51820", "203.0.113.7:0", "203.0.113.7:65536", "203.0.113.7:051820", "203.0.113.777:1", "2001:db8::7:51820",
+	for _, bad := range []string{"203.0.113.7", "vpn.example.com", "vpn.example.com:0", "vpn.example.com:65536", "vpn.example.com:051820", "VPN.example.com:1", "vpn_1.example.com:1",
+		"-vpn.example.com:1", "vpn..example.com:1", "vpn.example.com:1:1", "vpn.example.com:1\nprivate_key=00", "vpn.7:1", strings.Repeat("a", 64) + ":1", "a" + longName + "a.:65535", "203.0.113.7:0", "203.0.113.7:65536", "203.0.113.7:051820", "203.0.113.777:1", "2001:db8::7:51820",
 		"[fe80::1%eth0]:51820", "127.0.0.1:51820", "[::1]:51820", "0.0.0.0:51820", "169.254.169.254:80", "224.0.0.1:1", "203.0.113.7:1\nprivate_key=00", "[::ffff:1.2.3.4]:1",
 		"[203.0.113.7]:51820", strings.Repeat("1", 65)} {
 		cases = append(cases, schemaCase{"endpoint " + bad, peer(goodKey, bad, "10.1.0.0/16"), "spec.endpoint"})

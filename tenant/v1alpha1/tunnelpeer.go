@@ -38,11 +38,11 @@ type TunnelPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$') && self != 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='",message="publicKey must be 32 bytes in base64 as wg pubkey prints them (44 characters), not all zero"
 	// +required
 	PublicKey string `json:"publicKey"`
-	// endpoint is the IP address and UDP port to dial, for example 203.0.113.7:51820 or [2001:db8::7]:51820. Left out, the peer
-	// dials.
+	// endpoint is the IP address or DNS name and the UDP port to dial, for example 203.0.113.7:51820, [2001:db8::7]:51820 or
+	// vpn.example.com:51820. A name is looked up by each member, and again while the peer does not answer. Left out, the peer dials.
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+|\\\\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\\\\]):[1-9][0-9]{0,4}$') && isIP(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')) && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535 && ip(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')).isGlobalUnicast()",message="endpoint must be an IP address, not loopback, link-local or multicast, and a port, for example 203.0.113.7:51820 or [2001:db8::7]:51820"
+	// +kubebuilder:validation:MaxLength=260
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\\\\.)*[a-z]([-a-z0-9]{0,61}[a-z0-9])?\\\\.?:[1-9][0-9]{0,4}$') ? int(self.substring(self.lastIndexOf(':') + 1)) <= 65535 : self.matches('^([0-9.]+|\\\\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\\\\]):[1-9][0-9]{0,4}$') && isIP(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')) && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535 && ip(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')).isGlobalUnicast()",message="endpoint must be an IP address, not loopback, link-local or multicast, or a DNS name in lower case, and a port, for example 203.0.113.7:51820, [2001:db8::7]:51820 or vpn.example.com:51820"
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
 	// routes are the addresses behind the peer. No two peers of a tunnel may have overlapping routes.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -54,6 +55,7 @@ expose:
 health: 0.0.0.0:8090
 `, siteAddress, member.Status.PublicKey, strings.Join(ips, ", "))}})
 	p := kit.Pod(name, "serve", "http=127.0.0.1:8080", "udp-echo=127.0.0.1:5353")
+	p.Labels["site"] = "office"
 	p.Spec.SecurityContext.FSGroup = ptr.To[int64](1000)
 	p.Spec.Volumes = []corev1.Volume{{Name: "config", VolumeSource: corev1.VolumeSource{
 		Secret: &corev1.SecretVolumeSource{SecretName: name, DefaultMode: ptr.To[int32](0o400)}}}}
@@ -65,6 +67,18 @@ health: 0.0.0.0:8090
 	p.Spec.Containers = append(p.Spec.Containers, wg)
 	s.n.Create(p)
 	return s.n.WaitReady(name)[0].Status.PodIP + ":51820"
+}
+
+// isAnsweredBy waits until the client's requests are answered by that host, through the sidecar.
+func isAnsweredBy(n *kit.Namespace, within time.Duration, url, host string) {
+	n.T.Helper()
+	kit.Eventually(n.T, within, "answer from "+host, func() error {
+		r := n.Exec("client", kit.AppContainer, "get", url)
+		if h, err := kit.ParseHello(r.Stdout); err != nil || h.Host != host || !strings.HasPrefix(h.From, "127.0.0.1:") {
+			return errorf("%s (%w)", r, err)
+		}
+		return nil
+	})
 }
 
 // A host behind an outside peer is reached by its own name, from a pod that was there before the peer; it follows the peer's
@@ -104,16 +118,7 @@ func TestEgressByName(t *testing.T) {
 		Tunnel: "main", PublicKey: office.private.Public().String(), Routes: []string{"192.168.10.0/24"},
 		Endpoint: office.start("first", n.Member("client"))}}
 	n.Create(peer)
-	answeredBy := func(host string) {
-		t.Helper()
-		kit.Eventually(t, kit.Deadline, "answer from "+host, func() error {
-			r := n.Exec("client", kit.AppContainer, "get", url)
-			if h, err := kit.ParseHello(r.Stdout); err != nil || h.Host != host || !strings.HasPrefix(h.From, "127.0.0.1:") {
-				return errorf("%s (%w)", r, err)
-			}
-			return nil
-		})
-	}
+	answeredBy := func(host string) { t.Helper(); isAnsweredBy(n, kit.Deadline, url, host) }
 	answeredBy("first")
 	n.App("client", "udp-ping", "-interval", "20ms", "-duration", "500ms", "db.corp.internal:5353")
 	for _, proxy := range []string{socks, connect} {
@@ -138,4 +143,35 @@ func TestEgressByName(t *testing.T) {
 
 	n.Remove(peer)
 	isRefused()
+}
+
+// An outside peer that is given by a DNS name is found once the name is, and found again at another address when it no longer answers.
+func TestPeerByName(t *testing.T) {
+	t.Parallel()
+	n := cluster.Namespace(t)
+	n.Tunnel("main", withIPv4("10.77.0.0/24"), func(s *v1alpha1.TenantTunnelSpec) {
+		s.Egress = []v1alpha1.EgressHost{{Host: "db.corp.internal", Address: siteAddress, Ports: []v1alpha1.Port{{Port: 8080}}}}
+	})
+	n.Create(kit.Pod("client"))
+	n.WaitReady("client")
+	const url = "http://db.corp.internal:8080"
+	office := newSite(t)
+	office.n.Create(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "office"}, Spec: corev1.ServiceSpec{
+		ClusterIP: corev1.ClusterIPNone, Selector: map[string]string{"site": "office"}, Ports: []corev1.ServicePort{{Port: 51820, Protocol: corev1.ProtocolUDP}}}})
+	n.Create(&v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Name: "office"}, Spec: v1alpha1.TunnelPeerSpec{
+		Tunnel: "main", PublicKey: office.private.Public().String(), Routes: []string{"192.168.10.0/24"}, Endpoint: "office." + office.n.Name + ".svc:51820"}})
+	kit.Eventually(t, kit.Deadline, "look-ups of a name that nobody has yet", func() error {
+		if text, err := n.Logs(t.Context(), "client", corev1.PodLogOptions{Container: kit.Sidecar}); err != nil || !strings.Contains(text, "endpoint not found") {
+			return errorf("%s", text)
+		}
+		return nil
+	})
+	office.start("first", n.Member("client"))
+	isAnsweredBy(n, kit.Deadline, url, "first")
+
+	office.n.Remove(kit.Pod("first"))
+	office.n.WaitGone(kit.Pod("first"))
+	office.start("second", n.Member("client"))
+	// A handshake is overdue after 135 seconds, and looked at every five.
+	isAnsweredBy(n, 3*time.Minute, url, "second")
 }
