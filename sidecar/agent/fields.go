@@ -195,6 +195,17 @@ func (s scalar) prefix() (netip.Prefix, error) {
 	return p, nil
 }
 
+// boolean reads true or false; empty is false.
+func (s scalar) boolean() (bool, error) {
+	switch s {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, fmt.Errorf("%s is not true or false", s)
+}
+
 // seconds reads a duration of whole seconds; empty is 0.
 func (s scalar) seconds() (time.Duration, error) {
 	if s == "" || s == "0" {

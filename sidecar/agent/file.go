@@ -27,6 +27,7 @@ type file struct {
 		ListenPort     scalar   `yaml:"listenPort"` // 0: any
 		MTU            scalar   `yaml:"mtu"`        // 0: 1420
 		Datapath       scalar   `yaml:"datapath"`   // Auto, Kernel, TUN or Netstack
+		Hub            scalar   `yaml:"hub"`        // true or false
 	} `yaml:"interface"`
 	Peers    []filePeer    `yaml:"peers"`
 	Forwards []fileForward `yaml:"forwards"`
@@ -44,6 +45,7 @@ type filePeer struct {
 	Endpoint         scalar   `yaml:"endpoint"`
 	AllowedIPs       []scalar `yaml:"allowedIPs"`
 	Keepalive        scalar   `yaml:"keepalive"`
+	Outside          scalar   `yaml:"outside"` // true or false
 }
 
 type fileForward struct {
@@ -159,6 +161,9 @@ func parseStatic(r io.Reader, secret func(name string) (string, error)) (*static
 	if err := f.peers(s, secret); err != nil {
 		return nil, err
 	}
+	if err := s.desired.checkHub(); err != nil {
+		return nil, err
+	}
 	if err := f.relay(s); err != nil {
 		return nil, err
 	}
@@ -195,6 +200,13 @@ func (f *file) datapath() (string, error) {
 
 func (f *file) iface() (datapath.Interface, error) {
 	i := datapath.Interface{MTU: 1420}
+	var err error
+	if i.Hub, err = f.Interface.Hub.boolean(); err != nil {
+		return i, fmt.Errorf("interface.hub: %w", err)
+	}
+	if i.Hub && f.Interface.Datapath == scalar(datapath.Kernel) {
+		return i, errors.New("interface.hub: the datapath Kernel cannot be one, want interface.datapath Netstack, TUN or Auto")
+	}
 	if m := f.Interface.MTU; m != "" && m != "0" {
 		n, err := strconv.Atoi(string(m))
 		if err != nil || n < wire.MinMTU || n > wire.MaxMTU {
@@ -255,6 +267,23 @@ func (f *file) peers(s *static, secret func(string) (string, error)) error {
 	return nil
 }
 
+// checkHub refuses what says that something was misunderstood.
+func (d *desired) checkHub() error {
+	outside := 0
+	for _, p := range d.peers {
+		if p.Outside {
+			outside++
+		}
+	}
+	switch {
+	case d.iface.Hub && (outside == 0 || outside == len(d.peers)):
+		return fmt.Errorf("interface.hub: %d of %d peers have outside: true, so that nothing could be passed on; want some with and some without", outside, len(d.peers))
+	case !d.iface.Hub && outside > 0:
+		return errors.New("peers[].outside: has no meaning without interface.hub: true")
+	}
+	return nil
+}
+
 // parse reads a peer; name is its endpoint where that has to be looked up.
 func (p *filePeer) parse(secret func(string) (string, error)) (peer datapath.Peer, name string, err error) {
 	if peer.PublicKey, err = key.ParsePublic(string(p.PublicKey)); err != nil {
@@ -271,6 +300,9 @@ func (p *filePeer) parse(secret func(string) (string, error)) (peer datapath.Pee
 	}
 	if peer.Endpoint, name, err = p.Endpoint.endpoint(); err != nil {
 		return peer, "", fmt.Errorf("endpoint: %w", err)
+	}
+	if peer.Outside, err = p.Outside.boolean(); err != nil {
+		return peer, "", fmt.Errorf("outside: %w", err)
 	}
 	if peer.Keepalive, err = p.Keepalive.seconds(); err != nil {
 		return peer, "", fmt.Errorf("keepalive: %w", err)

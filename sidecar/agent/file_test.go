@@ -99,6 +99,22 @@ func TestParseStaticGood(t *testing.T) {
 	}
 }
 
+func TestParseStaticHub(t *testing.T) {
+	s, err := parse(strings.NewReplacer("mtu: 1400", "hub: true", "keepalive: 25s", "outside: true").Replace(goodFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := key.ParsePublic(peerA)
+	b, _ := key.ParsePublic(peerB)
+	if !s.desired.iface.Hub || !s.desired.peers[a].Outside || s.desired.peers[b].Outside {
+		t.Errorf("%+v %+v", s.desired.iface, s.desired.peers)
+	}
+	all := strings.NewReplacer("mtu: 1400", "hub: true", "- publicKey:", "- outside: true\n    publicKey:").Replace(goodFile)
+	if _, err := parse(all); err == nil || !strings.Contains(err.Error(), "2 of 2") {
+		t.Errorf("a hub of outside peers alone: %v", err)
+	}
+}
+
 // TestParseStaticRefuses changes one thing of the good file and wants an error that names the field, the value and what is right.
 func TestParseStaticRefuses(t *testing.T) {
 	long := strings.Repeat("x", 100_000)
@@ -126,6 +142,11 @@ func TestParseStaticRefuses(t *testing.T) {
 		{"small MTU", "mtu: 1400", "mtu: 1279", []string{"interface.mtu", `"1279"`, "1280"}},
 		{"huge MTU", "mtu: 1400", "mtu: 65456", []string{"interface.mtu", `"65456"`, "65455"}},
 		{"MTU as text", "mtu: 1400", "mtu: 1400 bytes", []string{"interface.mtu", `"1400 bytes"`, "1280"}},
+		{"hub of nobody", "mtu: 1400", "hub: true", []string{"interface.hub", "0 of 2 peers", "outside: true"}},
+		{"hub that is no yes or no", "mtu: 1400", "hub: both", []string{"interface.hub", `"both"`, "true or false"}},
+		{"hub in the kernel", "datapath: Auto", "datapath: Kernel\n  hub: true", []string{"interface.hub", "Kernel", "Netstack, TUN or Auto"}},
+		{"outside without a hub", "keepalive: 25s", "outside: true", []string{"peers[].outside", "interface.hub: true"}},
+		{"outside that is no yes or no", "keepalive: 25s", "outside: yes", []string{"peers[0].outside", `"yes"`, "true or false"}},
 		{"no public key", "publicKey: " + peerA, "publicKey: ''", []string{"peers[0].publicKey", "44 characters"}},
 		{"short public key", "publicKey: " + peerA, "publicKey: abcd", []string{"peers[0].publicKey", `"abcd"`, "44 characters"}},
 		{"zero public key", "publicKey: " + peerA, "publicKey: " + strings.Repeat("A", 43) + "=", []string{"peers[0].publicKey", "AAAA"}},

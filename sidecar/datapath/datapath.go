@@ -46,7 +46,7 @@ type PeerStats struct {
 type Interface struct {
 	Addresses []netip.Prefix // the interface's own inner addresses
 	MTU       int            // inner MTU in bytes, 1280..65455
-	// Hub passes packets on between Outside peers and the others, before any TCP/IP stack sees them. The datapath Kernel refuses it.
+	// Hub passes packets on between Outside peers and the others, before any TCP/IP stack sees them.
 	Hub bool
 }
 
@@ -79,6 +79,8 @@ type Capabilities struct {
 	AsksFirst bool
 	// OwnAddress: dialling one of the interface's own addresses reaches its own handlers. Without it such a dial fails.
 	OwnAddress bool
+	// Hub: it can be one. Without it, SetInterface refuses Interface.Hub.
+	Hub bool
 }
 
 // Ports are transport ports of the interface's own addresses.

@@ -77,10 +77,13 @@ func Open(o Options) (*Device, error) {
 	return d, nil
 }
 
+// errNoHub: what is between its peers passes by the process, and the rules of the kernel let none of it on.
+var errNoHub = errors.New("it does not pass packets on between peers")
+
 // SetInterface changes addresses and MTU; see datapath.Datapath.
 func (d *Device) SetInterface(i datapath.Interface) error {
 	if i.Hub {
-		return errors.New("set interface: the datapath Kernel does not pass packets on between peers")
+		return fmt.Errorf("set interface: %w", errNoHub)
 	}
 	return d.Link.SetInterface(i)
 }
@@ -152,6 +155,9 @@ func create(nl *netlink.Handle, name string) error {
 
 // Probe says whether a WireGuard interface can be had here, by making one of that name, with these addresses, and removing it.
 func Probe(name string, like datapath.Interface) error {
+	if like.Hub {
+		return errNoHub
+	}
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)

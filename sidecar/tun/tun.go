@@ -132,8 +132,8 @@ func Probe(name string, like datapath.Interface) error {
 // Kind is TUN.
 func (d *Device) Kind() datapath.Kind { return datapath.TUN }
 
-// Capabilities are a kernel's: it completes handshakes by itself.
-func (d *Device) Capabilities() datapath.Capabilities { return datapath.Capabilities{} }
+// Capabilities are a kernel's, which completes handshakes by itself; but what is passed on passes through the engine.
+func (d *Device) Capabilities() datapath.Capabilities { return datapath.Capabilities{Hub: true} }
 
 // Close resets every connection and removes the interface. Closing twice is no error.
 func (d *Device) Close() error {

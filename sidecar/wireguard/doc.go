@@ -15,7 +15,8 @@
 //
 //  1. One system call reads several messages, each of up to 64 datagrams that the kernel has joined.
 //  2. A run of datagrams of one session is decrypted in place, held against replay and against the peer's allowed IPs, and
-//     delivered. The buffers are the reader's again when Deliver returns.
+//     delivered. The buffers are the reader's again when Deliver returns. A hub (transit.go) passes on what is another peer's: it
+//     is encrypted again where it lies, and leaves as the message that it came in.
 //  3. Handshake messages go to a worker (handshake.go), so that nobody's public-key work stands in the way of data.
 //
 // The handshake is Noise IKpsk2 as WireGuard has it (noise.go), with cookies under load (cookie.go). What a peer has to do as

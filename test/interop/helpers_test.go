@@ -255,6 +255,7 @@ type (
 		Addresses      []string `json:"addresses"`
 		ListenPort     int      `json:"listenPort"`
 		MTU            int      `json:"mtu,omitempty"`
+		Hub            bool     `json:"hub,omitempty"`
 	}
 	confPeer struct {
 		PublicKey        string   `json:"publicKey"`
@@ -262,6 +263,7 @@ type (
 		Endpoint         string   `json:"endpoint,omitempty"`
 		AllowedIPs       []string `json:"allowedIPs"`
 		Keepalive        string   `json:"keepalive,omitempty"`
+		Outside          bool     `json:"outside,omitempty"`
 	}
 	confForward struct {
 		Listen   string   `json:"listen"`

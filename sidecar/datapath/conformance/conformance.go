@@ -69,6 +69,7 @@ var tests = []struct {
 	{"RoamingListener", testRoamingListener},
 	{"LearnsEndpoint", testLearnsEndpoint},
 	{"Counters", testCounters},
+	{"Hub", testHub},
 	{"SetInterfaceKeepsConnections", testSetInterface},
 	{"AddressThatGoes", testAddressGoes},
 	{"ForeignSource", testForeignSource},
