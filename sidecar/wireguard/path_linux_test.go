@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
@@ -85,6 +86,40 @@ func TestPathsMakeNoGarbage(t *testing.T) {
 		}
 		if n := e.count.sendErrors.Load(); n != 0 || p.tx.Load() != p.rx.Load() {
 			t.Errorf("%d errors, %d bytes sent, %d received", n, p.tx.Load(), p.rx.Load())
+		}
+	}
+}
+
+// TestTransitMakesNoGarbage passes packets on without allocating.
+func TestTransitMakesNoGarbage(t *testing.T) {
+	if racing() {
+		t.Skip("NOT TESTED with the race detector: pools forget at random under it, so that everything allocates")
+	}
+	for _, count := range []int{1, 45} {
+		e, from, s := wired(t, func([][]byte, int) { t.Error("delivered") })
+		e.SetHub(datapath.Interface{Hub: true})
+		from.outside.Store(true)
+		to := meet(t, e, bare(nil), innerB, key.Preshared{})
+		t.Cleanup(to.remove)
+		sink := local(t)
+		to.at.Store(&endpoint{to: addrOf(sink)})
+		to.current.Store(&session{peer: to, created: s.created, sends: transportCipher(hash32{2}), receives: transportCipher(hash32{2})})
+		inner := packet(innerA, innerB, strings.Repeat("x", 1380))
+		sent := uint64(0)
+		send := func() {
+			b := e.NewBatch(count * 1420)
+			for range count {
+				copy(b.Next(len(inner)), inner)
+			}
+			sent += uint64(count * WireSize(len(inner), 1420))
+			from.send(b)
+		}
+		r := newReading(e)
+		all := func() bool { return to.tx.Load() == sent }
+		send()
+		r.until(t, all)
+		if n := testing.AllocsPerRun(100, func() { send(); r.until(t, all) }); n > 0 {
+			t.Errorf("%d packets: %v allocations", count, n)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
 // star is a hub with two members and two outside peers around it, all of which have every address behind the hub.
@@ -61,6 +63,25 @@ func TestHubPassesOn(t *testing.T) {
 		}
 		from.sendTo(s.hub.addr, "for the hub")
 		s.hub.expect(t, "for the hub")
+	}
+}
+
+// What comes without padding has no room for any, and leaves without.
+func TestHubPassesOnUnpadded(t *testing.T) {
+	s := newStar(t)
+	m := s.members[0]
+	o := open(t, 6, func(o *Options) { o.MTU = func() int { return 0 } })
+	all := s.hub.as()
+	all.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	know(t, o, all)
+	p := o.as()
+	p.Outside = true
+	know(t, s.hub, p)
+	o.sendTo(m.addr, "1")
+	m.expect(t, "1")
+	o.sendTo(m.addr, "abc", "def", "ghi", "j") // of one message
+	for _, p := range []string{"abc", "def", "ghi", "j"} {
+		m.expect(t, p)
 	}
 }
 
@@ -152,10 +173,7 @@ func (s *star) hops(t *testing.T, n byte, six bool) []byte {
 	p[8], p[9] = n, 17
 	binary.BigEndian.PutUint16(p[10:], ^checksum(p[:20]))
 	if six {
-		p = make([]byte, 43)
-		p[0], p[5], p[6], p[7] = 0x60, 3, 59, n
-		copy(p[8:], netip.MustParseAddr("fd00::4").AsSlice())
-		copy(p[24:], netip.MustParseAddr("fd00::2").AsSlice())
+		p = packet6(n)
 	}
 	copy(b.Next(len(p)), p)
 	o.Send(m.addr, b)
@@ -166,6 +184,15 @@ func (s *star) hops(t *testing.T, n byte, six bool) []byte {
 		t.Fatalf("%d hops: nothing arrived", n)
 	}
 	return nil
+}
+
+// packet6 is from an outside peer to a member, in IPv6, and may make so many hops.
+func packet6(hops byte) []byte {
+	p := make([]byte, 43)
+	p[0], p[5], p[6], p[7] = 0x60, 3, 59, hops
+	copy(p[8:], netip.MustParseAddr("fd00::4").AsSlice())
+	copy(p[24:], netip.MustParseAddr("fd00::2").AsSlice())
+	return p
 }
 
 func TestHubCountsHops(t *testing.T) {
@@ -184,13 +211,16 @@ func TestHubCountsHops(t *testing.T) {
 	if p := s.hops(t, 64, true); p[7] != 63 {
 		t.Errorf("64 hops became %d", p[7])
 	}
-	last := packet(s.outside[0].addr, s.members[0].addr, "its last hop")
 	for i, hops := range []byte{0, 1} {
-		last[8] = hops
-		b := s.outside[0].NewBatch(1420)
-		copy(b.Next(len(last)), last)
-		s.outside[0].Send(s.members[0].addr, b)
-		s.dropped(t, "HopLimit", uint64(1+i))
+		for j, last := range [][]byte{packet(s.outside[0].addr, s.members[0].addr, "its last hop"), packet6(hops)} {
+			if j == 0 {
+				last[8] = hops
+			}
+			b := s.outside[0].NewBatch(1420)
+			copy(b.Next(len(last)), last)
+			s.outside[0].Send(s.members[0].addr, b)
+			s.dropped(t, "HopLimit", uint64(1+2*i+j))
+		}
 	}
 }
 
@@ -204,4 +234,89 @@ func checksum(b []byte) uint16 {
 		sum = sum&0xffff + sum>>16
 	}
 	return uint16(sum)
+}
+
+// FuzzTransit has an outside peer send anything at all to a hub: each packet is delivered, passed on or counted, and what is passed on
+// has changed in nothing but its hops.
+func FuzzTransit(f *testing.F) {
+	f.Add(packet(innerA, innerB, "payload"), uint8(1))
+	f.Add(packet(innerA, netip.MustParseAddr("10.9.0.3"), "for the hub"), uint8(45))
+	f.Add(packet(innerB, innerB, "foreign"), uint8(2))
+	f.Add(packet6(2), uint8(3))
+	f.Add([]byte{0x45}, uint8(1))
+	delivered := 0
+	e := bare(func(packets [][]byte, _ int) { delivered += len(packets) })
+	e.SetHub(datapath.Interface{Hub: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.9.0.3/32")}})
+	from, to := meet(f, e, bare(nil), innerA, key.Preshared{}), meet(f, e, bare(nil), innerB, key.Preshared{})
+	from.still()
+	to.still()
+	from.outside.Store(true)
+	looped := func(p *peer, k byte) *session {
+		p.forgetSessions()
+		s := &session{peer: p, created: e.now(), sends: transportCipher(hash32{k}), receives: transportCipher(hash32{k})}
+		s.local = e.index.add(entry{peer: p, session: s})
+		s.remote = s.local
+		p.current.Store(s) // so that it is forgotten the next time
+		return s
+	}
+	r := receiver{engine: e}
+	f.Fuzz(func(t *testing.T, inner []byte, count uint8) {
+		if len(inner) == 0 || len(inner) > 2000 {
+			return
+		}
+		e.count, delivered = counters{}, 0
+		in := looped(from, 1)
+		to.forgetSessions() // what is passed on waits for one
+		n := 1 + int(count)%MaxPackets
+		var data []byte
+		each := 0
+		for range n {
+			b := NewBatch(len(inner), 1420)
+			copy(b.Next(len(inner)), inner)
+			in.seal(b)
+			each = len(b.packets[0])
+			data = append(data, b.packets[0]...)
+			b.Free()
+		}
+		r.take(&message{data: data, each: each, from: elsewhere})
+		to.mu.Lock()
+		staged := to.takeStaged()
+		to.stopAsking()
+		to.mu.Unlock()
+		passed := 0
+		for _, b := range staged {
+			for i := range b.Len() {
+				passed++
+				sameButHops(t, inner, b.Packet(i))
+			}
+			b.Free()
+		}
+		c := &e.count
+		if dropped := c.source.Load() + c.noPeer.Load() + c.notForwarded.Load() + c.expired.Load() + c.malformed.Load(); int(dropped)+delivered+passed != n {
+			t.Errorf("of %d packets %d were delivered, %d passed on, %d dropped: %v", n, delivered, passed, dropped, e.Drops())
+		}
+	})
+}
+
+// sameButHops wants a packet to be as it was, up to padding, but for a hop less and an IPv4 checksum that says so.
+func sameButHops(t *testing.T, was, is []byte) {
+	t.Helper()
+	hops := 7
+	if was[0]>>4 == 4 {
+		hops = 8
+	}
+	if len(is) < len(was) || is[hops] != was[hops]-1 {
+		t.Fatalf("%x became %x", was, is)
+	}
+	back := bytes.Clone(is)
+	back[hops]++
+	if hops == 8 {
+		if got, want := binary.BigEndian.Uint16(is[10:])-binary.BigEndian.Uint16(was[10:]), uint16(0x100); got != want && got != want+1 {
+			t.Fatalf("the checksum went from %x to %x", was[10:12], is[10:12])
+		}
+		copy(back[10:12], was[10:12])
+	}
+	if !bytes.HasPrefix(back, was) || len(bytes.Trim(back[len(was):], "\x00")) > 0 {
+		t.Fatalf("%x became %x", was, is)
+	}
 }
