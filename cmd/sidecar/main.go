@@ -29,11 +29,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	err := protectMemory()
-	if err == nil {
-		err = command().ExecuteContext(ctx)
-	}
-	if err != nil {
+	if err := command().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sidecar:", err)
 		return 1
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
+	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/limits"
 	"github.com/tenantwire/tenantwire/sidecar/privilege"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
@@ -43,8 +44,13 @@ type Options struct {
 	OwnPorts    []wire.Port           // the application's: never listened on for any name
 	SOCKS5      netip.AddrPort        // loopback; zero: off
 	HTTPConnect netip.AddrPort        // loopback; zero: off
+	KeyFile     string                // the private key; empty: made on the first start, and kept in StateDir
+	MaySend     func() bool           // asked before anything leaves; nil: always
+	Active      <-chan struct{}       // closed when this process may carry traffic; until then it stands by. Nil: at once
+	Prepared    func()                // called once, while it stands by, when it knows enough to become active; nil: nobody
+	Handover    Handover              // with Active: where peers are, from who was active before, and for who will be; nil: nobody
 	Drain       time.Duration         // how long open connections may finish after SIGTERM
-	OwnProcess  bool                  // nothing else runs in this process: it limits itself, and gives up a capability that is not needed
+	OwnProcess  bool                  // nothing else runs in this process: it limits and protects itself, and gives up a capability that is not needed
 	Log         *slog.Logger
 }
 
@@ -109,10 +115,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // RunMember runs a member until ctx ends.
 func RunMember(ctx context.Context, o Options) error {
-	if o.OwnProcess {
-		limits.Apply()
-	}
-	if err := privilege.Raise(); err != nil {
+	if err := prepare(o.OwnProcess); err != nil {
 		return err
 	}
 	m, err := newMember(o)
@@ -132,6 +135,17 @@ func RunMember(ctx context.Context, o Options) error {
 	return serve(ctx, o.HealthAddr, o.Drain, m.plane, o.Log, m.run)
 }
 
+// prepare makes a process that is ours alone what it should be before it knows a key, and takes the capability that it may need.
+func prepare(ownProcess bool) error {
+	if ownProcess {
+		limits.Apply()
+		if err := privilege.ProtectMemory(); err != nil {
+			return err
+		}
+	}
+	return privilege.Raise()
+}
+
 // newMember reads the member's key, or makes it; nothing runs yet.
 func newMember(o Options) (*member, error) {
 	if err := o.Validate(); err != nil {
@@ -141,7 +155,7 @@ func newMember(o Options) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	private, err := store.key()
+	private, err := o.privateKey(store)
 	if err != nil {
 		return nil, err
 	}
@@ -149,11 +163,28 @@ func newMember(o Options) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
+	plane := newPlane(private, o.ListenPort, chosen, o.Log)
+	plane.standby, plane.maySend, plane.prepared = o.Active != nil, o.MaySend, o.Prepared
 	return &member{
 		Options: o, store: store, public: private.Public(),
 		silence: 3 * wire.HeartbeatInterval, patience: 10 * time.Second, reports: make(chan struct{}, 1),
-		plane: newPlane(private, o.ListenPort, chosen, o.Log), client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
+		plane: plane, client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
 	}, nil
+}
+
+func (o *Options) privateKey(s *store) (key.Private, error) {
+	if o.KeyFile == "" {
+		return s.key()
+	}
+	text, err := readSecret("", o.KeyFile)
+	if err != nil {
+		return key.Private{}, fmt.Errorf("--key-file: %s: %w", o.KeyFile, err)
+	}
+	k, err := key.ParsePrivate(text)
+	if err != nil {
+		return key.Private{}, fmt.Errorf("--key-file: %s: %w", o.KeyFile, err)
+	}
+	return k, nil
 }
 
 // serve runs the health endpoint beside run until ctx ends, then drains and closes the plane.

@@ -150,6 +150,17 @@ func (c *client) report(ctx context.Context, r wire.Report) error {
 	return res.Body.Close()
 }
 
+// reportPeers says which outside peers are there.
+func (c *client) reportPeers(ctx context.Context, r wire.PeerReport) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	res, err := c.do(ctx, http.MethodPost, wire.PeersPath, "", r)
+	if err != nil {
+		return fmt.Errorf("report peers: %w", err)
+	}
+	return res.Body.Close()
+}
+
 // watch opens the stream and calls on for every event, until one fails, the stream ends or is silent for three heartbeats.
 func (c *client) watch(ctx context.Context, revision string, silence time.Duration, on func(wire.Event) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -42,11 +42,16 @@ func (m *member) run(ctx context.Context) error {
 			m.Log.Info("data path up from the kept configuration", "revision", v.Revision)
 		}
 	}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { m.reportLoop(ctx) })
+	if m.Active != nil {
+		wg.Go(func() { end(m.awaitTurn(ctx)) })
+	}
 	m.follow(ctx)
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 // follow registers and watches, over and over. A watch that held for a while resets the backoff.
@@ -144,7 +149,7 @@ func (m *member) apply(c wire.Config, revision string) error {
 // translate turns what the coordinator says, the same for every member, into what this pod does with it.
 func (m *member) translate(c wire.Config) desired {
 	d := desired{
-		iface: datapath.Interface{Addresses: c.Interface.Addresses, MTU: c.Interface.MTU},
+		iface: datapath.Interface{Addresses: c.Interface.Addresses, MTU: c.Interface.MTU, Hub: c.Interface.Hub},
 		peers: make(map[key.Public]datapath.Peer, len(c.Peers)), names: map[key.Public]string{},
 		proxies: relay.Proxies{SOCKS5: m.SOCKS5, HTTP: m.HTTPConnect,
 			Allow: m.reachable, Resolve: m.resolve},
@@ -154,7 +159,7 @@ func (m *member) translate(c wire.Config) desired {
 	}
 	for _, p := range c.Peers {
 		d.peers[p.PublicKey] = datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, AllowedIPs: p.AllowedIPs,
-			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second}
+			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second, Outside: p.Outside}
 		if p.EndpointName != "" {
 			d.names[p.PublicKey] = p.EndpointName
 		}

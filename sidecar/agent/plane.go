@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -52,12 +50,16 @@ type plane struct {
 	private    key.Private
 	listenPort uint16
 	chosen     choice
+	maySend    func() bool // nil: always
+	prepared   func()      // nil: nobody asks
 	log        *slog.Logger
 	draining   atomic.Bool
 	admission  atomic.Pointer[desired] // what the relay asks, from its own goroutines
 	endpoints  *endpoint.Resolver
 
 	mu       sync.Mutex // guards what follows
+	standby  bool       // another process carries: nothing is opened
+	told     *desired   // while standing by: what to do once that is over
 	device   datapath.Datapath
 	relay    *relay.Relay
 	has      desired
@@ -71,16 +73,23 @@ func newPlane(private key.Private, listenPort uint16, chosen choice, log *slog.L
 	return p
 }
 
-func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-}
-
 // apply makes the plane as d says, touching only what differs. An error means that connections and addresses are as they were, and
 // that the next apply has all to do. What fails for one forward or proxy does not stop the others: it is logged, kept for status,
 // and tried again at the next apply.
 func (p *plane) apply(d desired) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.standby {
+		if p.told == nil && p.prepared != nil {
+			p.prepared()
+		}
+		p.told = &d
+		return nil
+	}
+	return p.applyLocked(d)
+}
+
+func (p *plane) applyLocked(d desired) error {
 	d.peers = p.located(d)
 	p.lastFail = p.applyDevice(d)
 	if p.lastFail != nil {
@@ -94,48 +103,9 @@ func (p *plane) apply(d desired) error {
 	return nil
 }
 
-// located are the peers with the endpoints that their names were found to be so far; the others are moved when they are found.
-func (p *plane) located(d desired) map[key.Public]datapath.Peer {
-	p.endpoints.Set(d.names)
-	if len(d.names) == 0 {
-		return d.peers
-	}
-	peers := maps.Clone(d.peers)
-	for k := range d.names {
-		if peer, ok := peers[k]; ok {
-			peer.Endpoint = p.endpoints.At(k)
-			peers[k] = peer
-		}
-	}
-	return peers
-}
-
-// move gives a peer whose endpoint is still this name the address that was found for it.
-func (p *plane) move(k key.Public, name string, to netip.AddrPort) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	peer, ok := p.has.peers[k]
-	if !ok || p.has.names[k] != name {
-		return nil
-	}
-	peer.Endpoint = to
-	if err := p.device.UpdatePeers([]datapath.Peer{peer}, nil); err != nil {
-		return fmt.Errorf("move peer: %w", err)
-	}
-	p.has.peers = maps.Clone(p.has.peers) // others read the old one
-	p.has.peers[k] = peer
-	return nil
-}
-
-// livePeers are nil while there is no device.
-func (p *plane) livePeers() []datapath.PeerStats {
-	peers, _, _ := p.stats()
-	return peers
-}
-
 func (p *plane) applyDevice(d desired) error {
 	if p.device == nil {
-		dev, err := auto.Open(p.chosen.kind, auto.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, Logger: p.log})
+		dev, err := auto.Open(p.chosen.kind, auto.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, MaySend: p.maySend, Logger: p.log})
 		if err != nil {
 			return fmt.Errorf("open device: %w", err)
 		}
@@ -203,9 +173,14 @@ func (p *plane) up() (bool, string) {
 	if p.draining.Load() {
 		return false, "shutting down"
 	}
+	may := p.maySend == nil || p.maySend()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
+	case p.standby:
+		return false, "stands by"
+	case !may:
+		return false, "may not send: another process may have its place"
 	case p.device == nil && p.lastFail != nil:
 		return false, p.lastFail.Error()
 	case p.device == nil:

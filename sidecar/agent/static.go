@@ -11,15 +11,13 @@ import (
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
-	"github.com/tenantwire/tenantwire/sidecar/limits"
-	"github.com/tenantwire/tenantwire/sidecar/privilege"
 )
 
 // StaticOptions configure a sidecar without a cluster.
 type StaticOptions struct {
 	Path       string        // the configuration file
 	Drain      time.Duration // how long open connections may finish after SIGTERM
-	OwnProcess bool          // nothing else runs in this process: it limits itself
+	OwnProcess bool          // nothing else runs in this process: it limits and protects itself
 	Log        *slog.Logger
 }
 
@@ -32,8 +30,8 @@ func CheckStatic(path string) error {
 // RunStatic runs the data plane of a file until ctx ends. SIGHUP reads the file again: what differs is changed in place, and a file
 // that is not good changes nothing.
 func RunStatic(ctx context.Context, o StaticOptions) error {
-	if o.OwnProcess {
-		limits.Apply()
+	if err := prepare(o.OwnProcess); err != nil {
+		return err
 	}
 	first, err := readStatic(o.Path)
 	if err != nil {
@@ -42,9 +40,6 @@ func RunStatic(ctx context.Context, o StaticOptions) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	if err := privilege.Raise(); err != nil {
-		return err
-	}
 	kind, reason, err := auto.Probe(first.datapath, "", first.desired.iface)
 	if err != nil {
 		return fmt.Errorf("interface.datapath: %w", err)

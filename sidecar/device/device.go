@@ -26,6 +26,7 @@ type Options struct {
 	Limits     netstack.Limits
 	// DisableRACK switches TCP's RACK loss recovery off; see netstack.Options.
 	DisableRACK bool
+	MaySend     func() bool  // see the engine's; nil: always
 	Logger      *slog.Logger // nil discards
 }
 
@@ -53,7 +54,7 @@ func Open(o Options) (*Device, error) {
 		return nil, fmt.Errorf("open device: %w", err)
 	}
 	e, err := wireguard.Open(wireguard.Options{
-		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Logger: o.Logger, MTU: s.MTU, Deliver: s.Deliver,
+		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Logger: o.Logger, MTU: s.MTU, Deliver: s.Deliver, MaySend: o.MaySend,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", errors.Join(err, s.Close()))

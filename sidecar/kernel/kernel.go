@@ -39,6 +39,7 @@ type Options struct {
 	PrivateKey key.Private
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
+	MaySend    func() bool  // must be nil: no packet passes through us
 	Logger     *slog.Logger // nil discards
 }
 
@@ -65,6 +66,9 @@ var (
 func Open(o Options) (*Device, error) {
 	if o.PrivateKey.IsZero() {
 		return nil, errors.New("open Kernel datapath: no private key")
+	}
+	if o.MaySend != nil {
+		return nil, errors.New("open Kernel datapath: it cannot ask before a packet leaves")
 	}
 	if err := o.Interface.Validate(); err != nil {
 		return nil, fmt.Errorf("open Kernel datapath: %w", err)

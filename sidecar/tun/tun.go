@@ -34,6 +34,7 @@ type Options struct {
 	PrivateKey key.Private
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
+	MaySend    func() bool  // see the engine's; nil: always
 	Logger     *slog.Logger // nil discards
 }
 
@@ -79,7 +80,7 @@ func open(o Options) (*Device, error) {
 	d.mtu.Store(int64(o.Interface.MTU))
 	d.Engine, err = wireguard.Open(wireguard.Options{
 		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Mark: oslink.Mark, Logger: o.Logger,
-		MTU: func() int { return int(d.mtu.Load()) }, Deliver: d.deliver,
+		MTU: func() int { return int(d.mtu.Load()) }, Deliver: d.deliver, MaySend: o.MaySend,
 		Follow: func(next delta.Registry) error { return link.SetRoutes(next.Routes()) },
 	})
 	if err != nil {

@@ -25,12 +25,15 @@ const (
 	RegisterPath = "/v1alpha1/register" // POST Registration -> Registered
 	ReportPath   = "/v1alpha1/report"   // POST Report -> 204
 	WatchPath    = "/v1alpha1/watch"    // GET ?revision=R -> stream of Event
+	PeersPath    = "/v1alpha1/peers"    // POST PeerReport -> 204; of gateways
 )
 
 // Bounds that both sides keep.
 const (
 	// MaxBody bounds a request body in bytes.
 	MaxBody = 16 << 10
+	// MaxPeerStates bounds a PeerReport, which fits MaxBody then.
+	MaxPeerStates = 100
 	// MaxEvent bounds one Event's JSON in bytes: about 20,000 peers.
 	MaxEvent = 8 << 20
 	// HeartbeatInterval is how often a watch with nothing to say says so. A member that hears nothing for three intervals
@@ -59,6 +62,18 @@ type Report struct {
 	// DatapathUnavailable: the member does not run, since the datapath that was asked for cannot be had where it is. It comes before,
 	// or instead of, a registration.
 	DatapathUnavailable bool `json:"datapathUnavailable,omitempty"`
+}
+
+// PeerReport is what the active pod of a gateway says of outside peers of which something changed.
+type PeerReport struct {
+	Peers []PeerState `json:"peers"`
+}
+
+// PeerState says whether an outside peer was heard of lately. One that was not may be away, or have nothing to say.
+type PeerState struct {
+	PublicKey     key.Public `json:"publicKey"`
+	Connected     bool       `json:"connected"`
+	LastHandshake time.Time  `json:"lastHandshake,omitzero"`
 }
 
 // EventType says what an Event holds.
@@ -95,6 +110,7 @@ type Config struct {
 type Interface struct {
 	Addresses []netip.Prefix `json:"addresses"`
 	MTU       int            `json:"mtu,omitempty"` // bytes; 0: the member derives it from its path
+	Hub       bool           `json:"hub,omitempty"` // a gateway: passes packets on between outside peers and members
 }
 
 // Peer is another end of the tunnel.

@@ -28,6 +28,7 @@ var (
 	errReplayed    = errors.New("not newer than what came before")
 	errTooSoon     = errors.New("too many")
 	errWrongMAC    = errors.New("not meant for this key")
+	errMayNotSend  = errors.New("another process has our place")
 )
 
 // Options says how an Engine is opened.
@@ -41,6 +42,9 @@ type Options struct {
 	// Deliver takes packets of one peer that are authentic and from an address that the peer may have, each beginning at the
 	// offset. It may be called by several goroutines at once, and must have done with the buffers when it returns.
 	Deliver func(packets [][]byte, offset int)
+	// MaySend is asked before anything leaves, so that a process that was stopped, or is about to end, does not speak for another that
+	// has taken its place. Nil: always.
+	MaySend func() bool
 	// Follow is told of every change of peers, as they are to be, before it is made: after an error nothing has changed. It is
 	// how routes follow AllowedIPs.
 	Follow func(next delta.Registry) error
@@ -53,6 +57,7 @@ type Engine struct {
 	log     *slog.Logger
 	mtu     func() int
 	deliver func([][]byte, int)
+	maySend func() bool
 	follow  func(delta.Registry) error
 	began   time.Time
 	port    uint16
@@ -112,7 +117,7 @@ func Open(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		self: o.PrivateKey.Public(), static: o.PrivateKey.ECDH(),
-		log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), mtu: o.MTU, deliver: o.Deliver, follow: o.Follow,
+		log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), mtu: o.MTU, deliver: o.Deliver, maySend: o.MaySend, follow: o.Follow,
 		began: time.Now(), checker: checker{keys: newMACKeys(o.PrivateKey.Public())},
 		index: index{entries: make(map[uint32]entry)}, letters: make(chan *letter, 1024),
 		peers: make(map[key.Public]*peer), registry: make(delta.Registry),
@@ -182,6 +187,9 @@ func (e *Engine) sendBatch(to *endpoint, packets [][]byte) error {
 	s := e.sockets.of(to.to.Addr())
 	if s == nil {
 		return errNoFamily
+	}
+	if e.maySend != nil && !e.maySend() {
+		return errMayNotSend
 	}
 	for len(packets) > 0 {
 		n := messageLength(packets)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -226,4 +227,29 @@ func TestOpenCloseLeavesNothing(t *testing.T) {
 		<-stop
 	}
 	eventually(t, "every goroutine has ended", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
+}
+
+// A process whose place another has taken says nothing any more: no data, no handshake, no answer to one.
+func TestMaySend(t *testing.T) {
+	var may atomic.Bool
+	may.Store(true)
+	a, b, c := open(t, 1, func(o *Options) { o.MaySend = may.Load }), open(t, 2), open(t, 3)
+	know(t, a, b.as(), c.as())
+	know(t, b, a.as())
+	know(t, c, a.as())
+	a.sendTo(b.addr, "before")
+	b.expect(t, "before")
+	may.Store(false)
+	a.sendTo(b.addr, "meanwhile")
+	c.sendTo(a.addr, "begins a handshake")
+	b.expectNothing(t, 100*time.Millisecond)
+	a.expectNothing(t, 0)
+	if a.Drops()["SendError"] < 2 {
+		t.Errorf("what was not sent is not counted: %v", a.Drops())
+	}
+	if s := stats(t, c); s.RxBytes != 0 || !s.LastHandshake.IsZero() {
+		t.Errorf("the handshake was answered: %+v", s)
+	}
+	may.Store(true)
+	a.expect(t, "begins a handshake") // which is tried again
 }

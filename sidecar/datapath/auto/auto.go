@@ -24,6 +24,7 @@ type Options struct {
 	PrivateKey key.Private
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
+	MaySend    func() bool  // asked before anything leaves, by the datapaths of our engine; Kernel refuses it. Nil: always
 	Logger     *slog.Logger // nil discards
 }
 
@@ -39,7 +40,7 @@ var openers = append(systemOpeners(), opener{
 	kind:  datapath.Netstack,
 	probe: func(string, datapath.Interface) error { return nil },
 	open: func(o Options) (datapath.Datapath, error) {
-		return opened(device.Open(device.Options{PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface, Logger: o.Logger}))
+		return opened(device.Open(device.Options{PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface, MaySend: o.MaySend, Logger: o.Logger}))
 	},
 })
 

@@ -1,4 +1,4 @@
-package main
+package privilege
 
 import (
 	"testing"
@@ -7,7 +7,7 @@ import (
 )
 
 func TestMemoryIsProtected(t *testing.T) {
-	if err := protectMemory(); err != nil {
+	if err := ProtectMemory(); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); n != 0 || err != nil {

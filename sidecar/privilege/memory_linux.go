@@ -1,4 +1,4 @@
-package main
+package privilege
 
 import (
 	"fmt"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// protectMemory keeps the private key from leaving with the process's memory: neither into a core file, nor to another process of
+// ProtectMemory keeps the private key from leaving with the process's memory: neither into a core file, nor to another process of
 // the same user, as there may be one in a pod that shares its process namespace. Root of the node sees everything regardless.
-func protectMemory() error {
+func ProtectMemory() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("set limit of core files to 0: %w", err)
 	}
