@@ -1,0 +1,41 @@
+package gateway
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+
+	"github.com/tenantwire/tenantwire/sidecar/agent"
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// Flags are the raw words of the command line.
+type Flags struct {
+	Coordinator, TokenFile, CAFile, StateDir, KeyFile, Lease, LogLevel string
+	ListenPort, HealthPort                                             uint16
+}
+
+// Options reads the flags and who we are from the environment.
+func (f *Flags) Options(version string) (o Options, err error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.LogLevel)); err != nil {
+		return o, fmt.Errorf("--log-level: %q is not debug, info, warn or error", f.LogLevel)
+	}
+	o.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	o.Namespace, o.Identity, o.Lease = os.Getenv("POD_NAMESPACE"), os.Getenv("POD_NAME"), f.Lease
+	o.Agent = agent.Options{TokenFile: f.TokenFile, CAFile: f.CAFile, StateDir: f.StateDir, KeyFile: f.KeyFile, Namespace: o.Namespace,
+		Datapath: string(datapath.Netstack), ListenPort: f.ListenPort, HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.HealthPort))),
+		OwnProcess: true, Log: o.Log}
+	if o.Agent.Coordinator, err = url.Parse(f.Coordinator); err != nil {
+		return o, fmt.Errorf("--coordinator: %w", err)
+	}
+	if o.Agent.PodIP, err = netip.ParseAddr(os.Getenv("POD_IP")); err != nil {
+		return o, fmt.Errorf("POD_IP: %q is not an IP address", os.Getenv("POD_IP"))
+	}
+	o.Log.Info("gateway starts", "version", version, "coordinator", f.Coordinator, "pod", o.Identity, "lease", o.Lease)
+	return o, nil
+}

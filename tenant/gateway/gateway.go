@@ -1,0 +1,115 @@
+// Package gateway is one pod of a tunnel's gateway: the data plane of a member (package agent), with the tunnel's own key, and a
+// Lease that says which of the pods is the active one. The others stand by: they follow the coordinator and open nothing.
+//
+// Two must never be active at once, as they are one to their peers. Nothing leaves once the Lease may be another's (fence.go), and
+// whoever cannot renew it ends; whoever ends by itself closes its tunnel first and gives the Lease back then. The operator and the
+// coordinator have no part in that: a takeover needs the API server alone.
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	v1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/klog/v2"
+
+	"github.com/tenantwire/tenantwire/sidecar/agent"
+)
+
+// Options are a gateway pod's.
+type Options struct {
+	Agent     agent.Options // all but Active, Prepared, MaySend and Handover
+	Namespace string        // of the pod and its Lease
+	Lease     string        // name of the Lease, which exists
+	Identity  string        // the pod's name
+	Timing    Timing
+	Log       *slog.Logger
+}
+
+// Timing is how fast another pod takes over. Zero fields have their defaults.
+type Timing struct {
+	Lease time.Duration // how long the Lease holds without being renewed; whole seconds, 2 s
+	Renew time.Duration // how long the active pod tries to renew before it ends; less than Lease by what ending takes, 1.3 s
+	Retry time.Duration // between two tries, 300 ms
+}
+
+func (t Timing) orDefault() Timing {
+	return Timing{cmp.Or(t.Lease, 2*time.Second), cmp.Or(t.Renew, 1300*time.Millisecond), cmp.Or(t.Retry, 300*time.Millisecond)}
+}
+
+// errLost ends the process: the next one stands by again.
+var errLost = errors.New("the lease is lost: another pod may be active")
+
+// RunInCluster runs a gateway with the pod's own rights.
+func RunInCluster(ctx context.Context, o Options) error {
+	cfg, err := rest.InClusterConfig()
+	if err != nil {
+		return fmt.Errorf("find the cluster: %w", err)
+	}
+	return Run(ctx, cfg, o)
+}
+
+// Run stands by, then is active, until ctx ends or the Lease is lost.
+func Run(ctx context.Context, cfg *rest.Config, o Options) error {
+	if o.Lease == "" || o.Namespace == "" || o.Identity == "" {
+		return errors.New("--lease, POD_NAMESPACE and POD_NAME must be set")
+	}
+	klog.SetSlogLogger(o.Log)
+	carrying, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	active, fence := make(chan struct{}), newFence()
+	lock, err := newLease(cfg, o, fence)
+	if err != nil {
+		return err
+	}
+	elector, err := newElector(lock, o.Timing.orDefault(), func() { close(active) }, func() { lose(errLost) })
+	if err != nil {
+		return err
+	}
+	// The Lease outlasts ctx: it is given back once the tunnel is closed.
+	holding, release := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	prepared := make(chan struct{})
+	wg.Go(func() {
+		select {
+		case <-prepared:
+			elector.Run(holding) // not before: who is active and knows nobody would keep others from carrying
+		case <-holding.Done():
+		}
+	})
+	o.Agent.Active, o.Agent.MaySend, o.Agent.Prepared = active, fence.open, func() { close(prepared) }
+	o.Agent.Handover = lock
+	err = agent.RunMember(carrying, o.Agent)
+	release()
+	wg.Wait()
+	return err
+}
+
+func newLease(cfg *rest.Config, o Options, f *fence) (*lease, error) {
+	t := o.Timing.orDefault()
+	cfg = rest.CopyConfig(cfg)
+	cfg.Timeout = t.Renew / 2 // one call that hangs must not use up the time to renew
+	leases, err := v1.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("make a client: %w", err)
+	}
+	return &lease{client: leases.Leases(o.Namespace), name: o.Lease, identity: o.Identity, holds: t.Lease, fence: f}, nil
+}
+
+func newElector(lock *lease, t Timing, started, stopped func()) (*leaderelection.LeaderElector, error) {
+	e, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: lock, LeaseDuration: t.Lease, RenewDeadline: t.Renew, RetryPeriod: t.Retry, ReleaseOnCancel: true, Name: lock.name,
+		Callbacks: leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) { started() }, OnStoppedLeading: stopped},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("stand for lease %s: %w", lock.name, err)
+	}
+	return e, nil
+}

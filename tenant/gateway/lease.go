@@ -1,0 +1,161 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	v1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/tenantwire/tenantwire/sidecar/agent"
+	"github.com/tenantwire/tenantwire/sidecar/key"
+)
+
+// annotationEndpoints on the Lease is where outside peers were last, for who takes over: KEY=ADDRESS:PORT, separated by spaces.
+const annotationEndpoints = "tenantwire.dev/endpoints"
+
+// maxEndpoints bounds that annotation to some 20 KB: the Lease is written several times a second.
+const maxEndpoints = 256
+
+// lease is the Lease as the elector's lock. Another may take it when it has not been renewed for its duration, counted from when that
+// one saw it renewed, which is after we asked for that: so much the fence knows. It also hands over where peers are.
+type lease struct {
+	client   v1.LeaseInterface
+	name     string
+	identity string
+	holds    time.Duration
+	fence    *fence
+
+	mu      sync.Mutex // guards what follows
+	current *coordinationv1.Lease
+	heard   map[key.Public]netip.AddrPort // by us
+}
+
+var (
+	_ resourcelock.Interface = (*lease)(nil)
+	_ agent.Handover         = (*lease)(nil)
+)
+
+func (l *lease) Identity() string { return l.identity }
+func (l *lease) Describe() string { return l.name }
+
+// RecordEvent does nothing: a gateway may not write Events.
+func (l *lease) RecordEvent(string) {}
+
+// Get reads the record. An elector tells by the raw one whether it was renewed, and as JSON that has whole seconds: of a renewal within
+// one second it would learn only after that, and take the Lease so much too early. So the microseconds are added.
+func (l *lease) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	o, err := l.client.Get(ctx, l.name, metav1.GetOptions{})
+	if err != nil {
+		return nil, nil, err
+	}
+	l.set(o)
+	r := resourcelock.LeaseSpecToLeaderElectionRecord(&o.Spec)
+	raw, err := json.Marshal(r)
+	return r, strconv.AppendInt(raw, r.RenewTime.UnixMicro(), 10), err
+}
+
+func (l *lease) set(o *coordinationv1.Lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.current = o
+}
+
+// Create is not ours to do.
+func (l *lease) Create(context.Context, resourcelock.LeaderElectionRecord) error {
+	return fmt.Errorf("lease %s does not exist: the operator makes it with the gateway", l.name)
+}
+
+// Update takes, renews or gives back the Lease.
+func (l *lease) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	next, err := l.next(r)
+	if err != nil {
+		return err
+	}
+	ours := r.HolderIdentity == l.identity
+	if !ours {
+		l.fence.close()
+	}
+	asked := l.fence.now()
+	o, err := l.client.Update(ctx, next, metav1.UpdateOptions{})
+	if err != nil {
+		return err
+	}
+	if ours {
+		l.fence.extend(asked, l.holds)
+	}
+	l.set(o)
+	return nil
+}
+
+func (l *lease) next(r resourcelock.LeaderElectionRecord) (*coordinationv1.Lease, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.current == nil {
+		return nil, errors.New("the lease was not read yet")
+	}
+	next := l.current.DeepCopy()
+	next.Spec = resourcelock.LeaderElectionRecordToLeaseSpec(&r)
+	if l.heard != nil {
+		metav1.SetMetaDataAnnotation(&next.ObjectMeta, annotationEndpoints, formatEndpoints(l.heard))
+	}
+	return next, nil
+}
+
+// Heard is where outside peers are; the next renewal writes it.
+func (l *lease) Heard(at map[key.Public]netip.AddrPort) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heard = at
+}
+
+// Endpoints are where outside peers were when the Lease was read last.
+func (l *lease) Endpoints() map[key.Public]netip.AddrPort {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.current == nil {
+		return nil
+	}
+	return parseEndpoints(l.current.Annotations[annotationEndpoints])
+}
+
+func formatEndpoints(at map[key.Public]netip.AddrPort) string {
+	words := make([]string, 0, len(at))
+	for k, e := range at {
+		words = append(words, k.String()+"="+e.String())
+	}
+	slices.Sort(words)
+	return strings.Join(words[:min(len(words), maxEndpoints)], " ")
+}
+
+func oneHost(e netip.AddrPort) bool {
+	a := e.Addr()
+	return e.Port() != 0 && a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// parseEndpoints leaves out what it cannot read: whoever may write the Lease may write anything.
+func parseEndpoints(s string) map[key.Public]netip.AddrPort {
+	out := map[key.Public]netip.AddrPort{}
+	for word := range strings.FieldsSeq(s) {
+		i := strings.LastIndexByte(word, '=')
+		if i < 0 || len(out) == maxEndpoints {
+			continue
+		}
+		k, err := key.ParsePublic(word[:i])
+		e, err2 := netip.ParseAddrPort(word[i+1:])
+		if err == nil && err2 == nil && oneHost(e) {
+			out[k] = e
+		}
+	}
+	return out
+}
