@@ -42,7 +42,9 @@ const UnsetUser = -1
 type Config struct {
 	// Image is the sidecar's image.
 	Image string
-	// ImagePullPolicy of the sidecar.
+	// GatewayImage is the gateway's image.
+	GatewayImage string
+	// ImagePullPolicy of both.
 	ImagePullPolicy corev1.PullPolicy
 	// CoordinatorURL is where members register, for example https://tenantwire-coordinator.tenantwire-system.svc:8443.
 	CoordinatorURL string
@@ -87,6 +89,9 @@ func DefaultConfig() Config {
 func (c Config) Validate() error {
 	if c.Image == "" {
 		return errors.New("validate sidecar image: it is empty")
+	}
+	if c.GatewayImage == "" {
+		return errors.New("validate gateway image: it is empty")
 	}
 	if c.ClusterDomain == "" {
 		return errors.New("validate cluster domain: it is empty")

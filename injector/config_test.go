@@ -8,6 +8,7 @@ func TestConfigValidate(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(*Config){
 		"no image":                      func(c *Config) { c.Image = "" },
+		"no gateway image":              func(c *Config) { c.GatewayImage = "" },
 		"no domain":                     func(c *Config) { c.ClusterDomain = "" },
 		"root":                          func(c *Config) { c.User = 0 },
 		"plain http":                    func(c *Config) { c.CoordinatorURL = "http://x" },

@@ -52,6 +52,7 @@ type candidate struct {
 // Which pods are looked at, and which tunnel is theirs.
 var tunnelRules = []rule{
 	namespaceOptedIn,
+	gatewayPod,
 	knownKeys,
 	optOut,
 	chooseTunnel,

@@ -16,7 +16,7 @@ import (
 
 func testConfig() *Config {
 	c := DefaultConfig()
-	c.Image = "registry.example/tenantwire/sidecar:v0.1.0"
+	c.Image, c.GatewayImage = "registry.example/tenantwire/sidecar:v0.1.0", "registry.example/tenantwire/gateway:v0.1.0"
 	c.CoordinatorURL = "https://tenantwire-coordinator.tenantwire-system.svc:8443"
 	return &c
 }
@@ -143,6 +143,14 @@ func TestDecide(t *testing.T) {
 			in.Pod.Labels[v1alpha1.LabelTunnel] = "main"
 			annotate(v1alpha1.AnnotationInject, "false")(in)
 		}, LabelConflict, nil},
+
+		{"gateway of the tunnel", func(in *Input) {
+			_, tunnel := testGateway()
+			in.Tunnels[0] = *tunnel
+			template := gatewayDeployment(t).Spec.Template
+			in.Pod = &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+		}, GatewayPod, []string{"main"}},
+		{"no gateway of the tunnel", func(in *Input) { in.Pod.Labels[v1alpha1.LabelRole] = v1alpha1.LabelRoleGateway }, LabelConflict, []string{v1alpha1.LabelRole}},
 
 		{"mistyped annotation", annotate("tenantwire.dev/tunnell", "main"), UnknownKey, []string{"tenantwire.dev/tunnell", v1alpha1.AnnotationTunnel}},
 		{"annotation as label", func(in *Input) { in.Pod.Labels[v1alpha1.AnnotationInject] = "false" }, UnknownKey, []string{"known annotations", v1alpha1.AnnotationInject}},

@@ -20,6 +20,7 @@ const (
 	NamespaceNotOptedIn Reason = "NamespaceNotOptedIn" // the namespace does not carry the opt-in label
 	OptedOut            Reason = "OptedOut"            // the pod opted out, and may
 	NotSelected         Reason = "NotSelected"         // no tunnel's selector matches the pod
+	GatewayPod          Reason = "GatewayPod"          // the pod is a tunnel's gateway
 
 	InvalidPod           Reason = "InvalidPod"           // the pod's JSON does not have the shape of a pod
 	UnknownKey           Reason = "UnknownKey"           // a label or annotation under our domain that means nothing
@@ -49,7 +50,7 @@ const (
 // Reasons are all reasons there are, so that each can be counted from the start.
 func Reasons() []Reason {
 	return []Reason{
-		Injected, NamespaceNotOptedIn, OptedOut, NotSelected, InvalidPod, UnknownKey, MalformedAnnotation, LabelConflict, OptOutForbidden,
+		Injected, NamespaceNotOptedIn, OptedOut, NotSelected, GatewayPod, InvalidPod, UnknownKey, MalformedAnnotation, LabelConflict, OptOutForbidden,
 		NoTunnel, UnknownTunnel, AmbiguousTunnel, TunnelSelectsNotPod, TunnelDeleting, TunnelNotAccepted, DatapathForbidden, HostNetwork,
 		StaticPod, WindowsPod, ReservedName, ReservedPort, ReservedMount, HostAliasConflict, PortConflict, SysctlConflict, InternalError,
 		ClusterNotObservable,
@@ -61,7 +62,7 @@ func OutcomeOf(r Reason) Outcome {
 	switch r {
 	case Injected:
 		return Inject
-	case NamespaceNotOptedIn, OptedOut, NotSelected:
+	case NamespaceNotOptedIn, OptedOut, NotSelected, GatewayPod:
 		return Skip
 	}
 	return Deny

@@ -86,7 +86,7 @@ func TestInstallIsCurrent(t *testing.T) {
 	}
 }
 
-// No rule reads Secrets of the cluster, none has wildcards or hands on rights, and none runs anything in a pod.
+// No rule reads Secrets of the cluster, none has wildcards or hands on rights but those of a gateway, and none runs anything in a pod.
 func TestRoles(t *testing.T) {
 	for id, doc := range documents(t, "install.yaml") {
 		kind, _, _ := strings.Cut(id, "/")
@@ -117,6 +117,9 @@ func checkRule(t *testing.T, id string, everywhere bool, r rbacv1.PolicyRule) {
 	}
 	for _, resource := range r.Resources {
 		switch {
+		case resource == "secrets" && everywhere && slices.Equal(r.Verbs, []string{"create", "delete"}),
+			slices.Contains([]string{"roles", "rolebindings"}, resource) && everywhere && slices.Equal(r.Verbs, []string{"create", "delete", "patch"}):
+			// For gateways: the policy in operator/25-gateways.yaml bounds it, and a test of the controllers that.
 		case resource == "secrets" && (everywhere || !slices.Equal(r.ResourceNames, []string{webhook.SecretName}) ||
 			slices.ContainsFunc(r.Verbs, func(v string) bool { return v == "create" || v == "delete" || v == "deletecollection" })):
 			t.Errorf("%s: %v on secrets %v", id, r.Verbs, r.ResourceNames)
@@ -213,7 +216,9 @@ func TestInstallOnCluster(t *testing.T) {
 	if err != nil || len(examples) == 0 {
 		t.Fatalf("no examples: %v", err)
 	}
-	for _, e := range examples { // quickstart comes first and makes the namespace
+	const first = "examples/quickstart.yaml" // makes the namespace
+	examples = append([]string{first}, slices.DeleteFunc(examples, func(e string) bool { return e == first })...)
+	for _, e := range examples {
 		kubectl(nil, "apply", "--validate=strict", "-f", e)
 	}
 	kubectl(podOf(t), "create", "--dry-run=server", "-f", "-")

@@ -34,6 +34,7 @@ import (
 type Options struct {
 	Namespace       string // the operator's own
 	SidecarImage    string
+	GatewayImage    string
 	ClusterDomain   string
 	WebhookPort     int
 	CoordinatorPort int
@@ -51,7 +52,7 @@ type Options struct {
 	Log                logr.Logger
 }
 
-// DefaultOptions leaves Namespace, SidecarImage and Log to the caller.
+// DefaultOptions leaves Namespace, SidecarImage, GatewayImage and Log to the caller.
 func DefaultOptions() Options {
 	return Options{
 		ClusterDomain: "cluster.local", WebhookPort: 9443, CoordinatorPort: 9444, MetricsAddress: ":8080", HealthAddress: ":8081",
@@ -88,7 +89,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err := webhook.Setup(mgr, webhook.Options{Injector: o.injector()}); err != nil {
 		return err
 	}
-	if err := controller.Setup(mgr, controller.Options{CABundle: certs.CABundle, CAChanged: certs.Changed()}); err != nil {
+	if err := controller.Setup(mgr, controller.Options{CABundle: certs.CABundle, CAChanged: certs.Changed(), Pods: o.injector()}); err != nil {
 		return err
 	}
 	members, err := addCoordinator(mgr, o, certs)
@@ -147,7 +148,7 @@ func newManager(cfg *rest.Config, o Options, certs *webhook.Certificates, ending
 
 func (o Options) injector() injector.Config {
 	c := injector.DefaultConfig()
-	c.Image, c.ClusterDomain = o.SidecarImage, o.ClusterDomain
+	c.Image, c.GatewayImage, c.ClusterDomain = o.SidecarImage, o.GatewayImage, o.ClusterDomain
 	c.PodSecurityDefault = injector.PodSecurityLevel(o.PodSecurityDefault)
 	c.TUNResource, c.TUNForAuto = corev1.ResourceName(o.TUNResource), o.TUNForAuto
 	c.UserNamespaces = injector.UserNamespaces(o.UserNamespaces)

@@ -32,7 +32,8 @@ type State struct {
 type Network struct {
 	mtu      int
 	members  map[string]*member
-	peers    []wire.Peer    // by public key
+	peers    []wire.Peer    // of members, by public key
+	hubPeers []wire.Peer    // of gateways, by public key
 	services []wire.Service // by name, port, protocol
 }
 
@@ -40,6 +41,7 @@ type Network struct {
 type member struct {
 	name      string
 	podUID    string
+	gateway   bool
 	key       key.Public     // zero until it registered
 	endpoint  netip.AddrPort // zero until it registered
 	addresses []netip.Prefix
@@ -63,20 +65,58 @@ func NewNetwork(s State) *Network {
 	}
 	n.addMembers(s)
 	_, accepted := decidePeers(s.Tunnel, s.Peers, s.Members, s.Now)
-	n.peers = make([]wire.Peer, 0, len(n.members)+len(accepted))
+	inside := make([]wire.Peer, 0, len(n.members)+len(accepted))
 	for _, m := range n.members {
-		if m.registered() {
-			n.peers = append(n.peers, wire.Peer{PublicKey: m.key, Endpoint: m.endpoint, AllowedIPs: m.addresses})
+		if m.registered() && !m.gateway {
+			inside = append(inside, wire.Peer{PublicKey: m.key, Endpoint: m.endpoint, AllowedIPs: m.addresses})
 		}
 	}
+	outside := outsidePeers(accepted)
+	members, hub := wire.Config{}, wire.Config{}
+	if s.Tunnel.Spec.Gateway == nil {
+		members.Peers = slices.Concat(inside, outside)
+	} else {
+		members.Peers = append(slices.Clip(inside), n.theGateway(s, outside)...)
+		hub.Peers = slices.Concat(inside, outside)
+	}
+	members.Services = append(n.carried(s), egress(s.Tunnel, accepted)...)
+	members.Sort()
+	hub.Sort()
+	n.peers, n.services, n.hubPeers = members.Peers, members.Services, hub.Peers
+	return n
+}
+
+func outsidePeers(accepted []peer) []wire.Peer {
+	out := make([]wire.Peer, 0, len(accepted))
 	for _, p := range accepted {
 		routes := slices.SortedFunc(slices.Values(p.routes), netip.Prefix.Compare)
-		n.peers = append(n.peers, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, EndpointName: p.endpointName, AllowedIPs: routes, Outside: true, KeepaliveSeconds: p.keepalive})
+		out = append(out, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, EndpointName: p.endpointName, AllowedIPs: routes, Outside: true, KeepaliveSeconds: p.keepalive})
 	}
-	c := wire.Config{Peers: n.peers, Services: append(n.carried(s), egress(s.Tunnel, accepted)...)}
-	c.Sort()
-	n.peers, n.services = c.Peers, c.Services
-	return n
+	return out
+}
+
+// theGateway is all of a tunnel's gateways as one peer of members, at the one that is active, with what is behind it: outside peers,
+// who have its addresses' rights too. None, while no gateway has registered.
+func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
+	var out wire.Peer
+	for _, g := range gateways(s.Members) {
+		m := n.members[g.Name]
+		if m == nil || !m.registered() || out.Outside && m.key != out.PublicKey {
+			continue
+		}
+		if !out.Outside {
+			out = wire.Peer{PublicKey: m.key, Endpoint: m.endpoint, Outside: true}
+		}
+		out.AllowedIPs = append(out.AllowedIPs, m.addresses...)
+	}
+	if !out.Outside {
+		return nil
+	}
+	for _, p := range outside {
+		out.AllowedIPs = append(out.AllowedIPs, p.AllowedIPs...)
+	}
+	slices.SortFunc(out.AllowedIPs, netip.Prefix.Compare)
+	return []wire.Peer{out}
 }
 
 // Config is what one member is told: everything but itself, and no name on a port that the member's own application holds, as the
@@ -86,6 +126,9 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 	m, ok := n.members[name]
 	if !ok {
 		return wire.Config{}, false
+	}
+	if m.gateway {
+		return wire.Config{Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers)}, true
 	}
 	return wire.Config{
 		Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu},
@@ -145,7 +188,7 @@ func (n *Network) addMembers(s State) {
 		}
 	}
 	slices.SortFunc(own, olderMember)
-	keys := make(map[key.Public]bool, len(own))
+	owner := make(map[key.Public]*member, len(own))
 	taken := make(map[netip.Prefix]bool, 2*len(own))
 	ranges := [2]netip.Prefix{IPv6Prefix(s.Tunnel), IPv4Pool(s.Tunnel)}
 	for _, o := range own {
@@ -156,8 +199,11 @@ func (n *Network) addMembers(s State) {
 		for _, a := range m.addresses {
 			taken[a] = true
 		}
-		if k, e, ok := parseRegistration(o); ok && !keys[k] {
-			keys[k], m.key, m.endpoint = true, k, e
+		m.gateway = isGateway(o)
+		if k, e, ok := parseRegistration(o); ok {
+			if first, taken := owner[k]; !taken || first.gateway && m.gateway { // gateways share a key
+				owner[k], m.key, m.endpoint = m, k, e
+			}
 		}
 		for _, p := range o.Spec.Ports {
 			if protocol, ok := protocolOf(corev1.Protocol(p.Protocol)); ok && validPort(p.Port) {

@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ type DesiredMember struct {
 	Name      string // of the pod and of the member
 	PodUID    types.UID
 	Tunnel    string
+	Role      v1alpha1.MemberRole
 	Addresses []string
 	Ports     []v1alpha1.Port
 	// Existing is the UID of the TunnelMember to change; empty: there is none, make one.
@@ -126,11 +128,13 @@ func (p *Plan) members(t *v1alpha1.TenantTunnel, pods []*corev1.Pod, existing ma
 		if m == nil && pod.DeletionTimestamp != nil {
 			continue
 		}
-		ports, err := PodPorts(pod)
-		if err != nil {
-			p.problem(pod, ReasonInvalidPorts, err)
+		want := DesiredMember{Name: pod.Name, PodUID: pod.UID, Tunnel: t.Name, Role: roleOf(pod)}
+		var err error
+		if want.Role == v1alpha1.RoleMember { // a gateway's ports are not the tunnel's to reach
+			if want.Ports, err = PodPorts(pod); err != nil {
+				p.problem(pod, ReasonInvalidPorts, err)
+			}
 		}
-		want := DesiredMember{Name: pod.Name, PodUID: pod.UID, Tunnel: t.Name, Ports: ports}
 		if m != nil {
 			want.Existing, want.Addresses = m.UID, m.Spec.Addresses
 		}
@@ -140,11 +144,20 @@ func (p *Plan) members(t *v1alpha1.TenantTunnel, pods []*corev1.Pod, existing ma
 				continue
 			}
 		}
-		if m == nil || !keeps[pod.Name] || !slices.Equal(m.Spec.Ports, ports) {
+		if m == nil || !keeps[pod.Name] || !slices.Equal(m.Spec.Ports, want.Ports) || cmp.Or(m.Spec.Role, v1alpha1.RoleMember) != want.Role {
 			p.Apply = append(p.Apply, want)
 		}
 	}
 }
+
+func roleOf(pod *corev1.Pod) v1alpha1.MemberRole {
+	if pod.Labels[v1alpha1.LabelRole] == v1alpha1.LabelRoleGateway {
+		return v1alpha1.RoleGateway
+	}
+	return v1alpha1.RoleMember
+}
+
+func isGateway(m *v1alpha1.TunnelMember) bool { return m.Spec.Role == v1alpha1.RoleGateway }
 
 func (p *Plan) problem(pod *corev1.Pod, reason Reason, err error) {
 	p.Problems = append(p.Problems, Problem{pod.Name, pod.UID, Decision{reason, err.Error()}})

@@ -29,6 +29,14 @@ const (
 	ReasonExpired Reason = "Expired"
 )
 
+// Reasons of the condition Connected of a peer, which a gateway tells.
+const (
+	// ReasonHandshake: there was one in the last three minutes.
+	ReasonHandshake Reason = "Handshake"
+	// ReasonIdle: there was none. Nobody knows whether the peer is away or has nothing to say.
+	ReasonIdle Reason = "Idle"
+)
+
 // Reasons of the condition Ready of a tunnel, and of what keeps pods out of it.
 const (
 	// ReasonAllReady: every member's data path is up.
@@ -43,6 +51,8 @@ const (
 	ReasonPoolExhausted Reason = "AddressPoolExhausted"
 	// ReasonInvalidPorts: a pod's tenantwire.dev/expose annotation does not parse or lists too much.
 	ReasonInvalidPorts Reason = "InvalidPorts"
+	// ReasonGatewayNotReady: spec.gateway asks for one, and none of its pods is active.
+	ReasonGatewayNotReady Reason = "GatewayNotReady"
 	// ReasonApplyFailed: an object of the operator's could not be written.
 	ReasonApplyFailed Reason = "ApplyFailed"
 )

@@ -90,7 +90,7 @@ func (n *Network) behind(e *discoveryv1.Endpoint) *member {
 	if ref == nil || ref.Kind != "Pod" {
 		return nil
 	}
-	if m := n.members[ref.Name]; m != nil && ref.UID != "" && m.podUID == string(ref.UID) {
+	if m := n.members[ref.Name]; m != nil && !m.gateway && ref.UID != "" && m.podUID == string(ref.UID) {
 		return m
 	}
 	return nil

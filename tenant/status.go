@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +19,7 @@ type Status struct {
 	Addressing v1alpha1.AddressingStatus
 	Members    v1alpha1.MemberCounts
 	Datapaths  []v1alpha1.DatapathCount
+	Gateway    *v1alpha1.GatewayStatus // nil: the tunnel has none
 }
 
 // tunnelStatus counts the members that exist and the ones about to be made, so that the count does not lag a reconcile behind.
@@ -33,8 +35,13 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 	datapaths := map[v1alpha1.DatapathChoice]int32{}
 	var waiting []string
 	var without []Problem
+	members := 0
 	for i := range kept {
 		m := &kept[i]
+		if isGateway(m) {
+			continue
+		}
+		members++
 		if m.Status.Datapath != "" {
 			datapaths[m.Status.Datapath]++
 		}
@@ -47,14 +54,54 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 			without = append(without, Problem{m.Name, "", Decision{ReasonDatapathUnavailable, c.Message}})
 		}
 	}
-	s.Members.Total = int32(len(kept))
+	s.Members.Total = int32(members)
 	for d, n := range datapaths {
 		s.Datapaths = append(s.Datapaths, v1alpha1.DatapathCount{Datapath: d, Members: n})
 	}
 	slices.SortFunc(s.Datapaths, func(a, b v1alpha1.DatapathCount) int { return cmp.Compare(a.Datapath, b.Datapath) })
 	slices.Sort(waiting)
 	s.Ready = readiness(s.Members, waiting, applied, slices.Concat(problems, without))
+	if in.Tunnel.Spec.Gateway != nil {
+		s.Gateway = gatewayStatus(kept)
+		if s.IsReady() && s.Gateway.Active == "" {
+			s.Ready = Decision{ReasonGatewayNotReady, "no gateway pod is active"}
+		}
+	}
 	return s
+}
+
+// gatewayStatus is that of the active gateway; while there is none, the key is still known from those that stand by.
+func gatewayStatus(kept []v1alpha1.TunnelMember) *v1alpha1.GatewayStatus {
+	g := &v1alpha1.GatewayStatus{}
+	for _, m := range gateways(kept) {
+		if g.PublicKey == "" {
+			g.PublicKey = m.Status.PublicKey
+		}
+		if meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionReady) {
+			return &v1alpha1.GatewayStatus{PublicKey: m.Status.PublicKey, Active: m.Name}
+		}
+	}
+	return g
+}
+
+// gateways are a tunnel's registered gateways: those that are ready first, of these the one that became so last, as the one before
+// may not have been heard of again.
+func gateways(members []v1alpha1.TunnelMember) (out []*v1alpha1.TunnelMember) {
+	since := func(m *v1alpha1.TunnelMember) time.Time {
+		if c := meta.FindStatusCondition(m.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Status == metav1.ConditionTrue {
+			return c.LastTransitionTime.Time
+		}
+		return time.Time{}
+	}
+	for i := range members {
+		if m := &members[i]; isGateway(m) && m.Status.PublicKey != "" {
+			out = append(out, m)
+		}
+	}
+	slices.SortFunc(out, func(a, b *v1alpha1.TunnelMember) int {
+		return cmp.Or(since(b).Compare(since(a)), olderMember(a, b))
+	})
+	return out
 }
 
 func readiness(counts v1alpha1.MemberCounts, waiting []string, applied int, problems []Problem) Decision {

@@ -35,7 +35,7 @@ func testScheme(t testing.TB) *runtime.Scheme {
 
 func testConfig() injector.Config {
 	c := injector.DefaultConfig()
-	c.Image = "registry.example/tenantwire/sidecar:v0.1.0"
+	c.Image, c.GatewayImage = "registry.example/tenantwire/sidecar:v0.1.0", "registry.example/tenantwire/gateway:v0.1.0"
 	c.CoordinatorURL = "https://tenantwire-coordinator.tenantwire-system.svc:8443"
 	return c
 }

@@ -58,6 +58,7 @@ the controllers. manifests/install.yaml installs it.`,
 	p := c.Flags()
 	p.StringVar(&o.Namespace, "namespace", os.Getenv("POD_NAMESPACE"), "the operator's own namespace")
 	p.StringVar(&o.SidecarImage, "sidecar-image", "", "image of the injected sidecar")
+	p.StringVar(&o.GatewayImage, "gateway-image", "", "image of tunnels' gateways")
 	p.StringVar(&o.ClusterDomain, "cluster-domain", o.ClusterDomain, "DNS domain of the cluster's Services")
 	p.IntVar(&o.WebhookPort, "webhook-port", o.WebhookPort, "port of the admission webhook")
 	p.IntVar(&o.CoordinatorPort, "coordinator-port", o.CoordinatorPort, "port of the coordinator")
@@ -76,8 +77,10 @@ the controllers. manifests/install.yaml installs it.`,
 	p.StringVar(&o.UserNamespaces, "user-namespaces", o.UserNamespaces,
 		"whether pods whose sidecar gets NET_ADMIN get a user namespace where that changes nothing for them: Auto (if every node has them), Always or Never")
 	p.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	if err := c.MarkFlagRequired("sidecar-image"); err != nil {
-		panic(err) // unreachable: the flag is defined above
+	for _, image := range []string{"sidecar-image", "gateway-image"} {
+		if err := c.MarkFlagRequired(image); err != nil {
+			panic(err) // unreachable: the flag is defined above
+		}
 	}
 	return c
 }

@@ -12,7 +12,7 @@ import (
 // pieces are concatenated in this order: a namespace comes before what is in it, the webhook last.
 var pieces = []string{
 	"operator/00-namespace.yaml", "crds/*.yaml", "operator/10-account.yaml", "rbac/role.yaml", "operator/20-tenants.yaml",
-	"operator/30-operator.yaml", "operator/40-webhook.yaml",
+	"operator/25-gateways.yaml", "operator/30-operator.yaml", "operator/40-webhook.yaml",
 }
 
 func main() { os.Exit(run()) }

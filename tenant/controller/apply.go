@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -62,7 +63,7 @@ func memberObject(namespace string, m tenant.DesiredMember) object {
 	}
 	return object{
 		"apiVersion": v1alpha1.GroupVersion.String(), "kind": "TunnelMember", "metadata": meta,
-		"spec": object{"tunnel": m.Tunnel, "podUID": string(m.PodUID), "addresses": addresses, "ports": ports},
+		"spec": object{"tunnel": m.Tunnel, "role": string(cmp.Or(m.Role, v1alpha1.RoleMember)), "podUID": string(m.PodUID), "addresses": addresses, "ports": ports},
 	}
 }
 
@@ -96,11 +97,15 @@ func tunnelStatusObject(s v1alpha1.TenantTunnelStatus) object {
 	for _, d := range s.Datapaths {
 		datapaths = append(datapaths, object{"datapath": string(d.Datapath), "members": int64(d.Members)})
 	}
-	return object{
+	status := object{
 		"observedGeneration": s.ObservedGeneration,
 		"conditions":         conditionObjects(s.Conditions...),
 		"addressing":         addressing,
 		"members":            object{"total": int64(s.Members.Total), "ready": int64(s.Members.Ready)},
 		"datapaths":          datapaths,
 	}
+	if g := s.Gateway; g != nil {
+		status["gateway"] = object{"publicKey": g.PublicKey, "active": g.Active}
+	}
+	return status
 }

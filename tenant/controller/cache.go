@@ -1,6 +1,7 @@
 package controller
 
 import (
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -30,9 +31,10 @@ func CacheOptions(operatorNamespace string) cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}:       {Label: labels.NewSelector().Add(*injected), Transform: trimPod},
-			&corev1.Node{}:      {Transform: trimNode},
-			&corev1.ConfigMap{}: {Field: named(tenant.CAConfigMap)},
+			&appsv1.Deployment{}: {Label: labels.SelectorFromSet(labels.Set{v1alpha1.LabelRole: v1alpha1.LabelRoleGateway, labelManagedBy: managedBy})},
+			&corev1.Pod{}:        {Label: labels.NewSelector().Add(*injected), Transform: trimPod},
+			&corev1.Node{}:       {Transform: trimNode},
+			&corev1.ConfigMap{}:  {Field: named(tenant.CAConfigMap)},
 			&corev1.Secret{}: {Namespaces: map[string]cache.Config{
 				operatorNamespace: {FieldSelector: named(ServingCertSecret)},
 			}},

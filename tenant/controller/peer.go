@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -58,7 +59,7 @@ func (r *peerReconciler) Reconcile(ctx context.Context, req reconcile.Request) (
 
 func (r *peerReconciler) write(ctx context.Context, p *v1alpha1.TunnelPeer, d tenant.Decision) error {
 	c := tenant.Condition(p.Status.Conditions, v1alpha1.ConditionAccepted, d.Accepted(), d, p.Generation, metav1.NewTime(r.now()))
-	if p.Status.ObservedGeneration == p.Generation && equality.Semantic.DeepEqual(p.Status.Conditions, []metav1.Condition{c}) {
+	if old := meta.FindStatusCondition(p.Status.Conditions, c.Type); p.Status.ObservedGeneration == p.Generation && old != nil && equality.Semantic.DeepEqual(*old, c) {
 		return nil
 	}
 	status := object{"observedGeneration": p.Generation, "conditions": conditionObjects(c)}

@@ -73,7 +73,7 @@ func podMatters(before, after client.Object) bool {
 	a, aok := before.(*corev1.Pod)
 	b, bok := after.(*corev1.Pod)
 	return !aok || !bok || a.UID != b.UID || a.Status.Phase != b.Status.Phase ||
-		a.Labels[v1alpha1.LabelTunnel] != b.Labels[v1alpha1.LabelTunnel] ||
+		a.Labels[v1alpha1.LabelTunnel] != b.Labels[v1alpha1.LabelTunnel] || a.Labels[v1alpha1.LabelRole] != b.Labels[v1alpha1.LabelRole] ||
 		a.Annotations[v1alpha1.AnnotationExpose] != b.Annotations[v1alpha1.AnnotationExpose]
 }
 

@@ -27,8 +27,9 @@ func TestOperatorReadsNoSecrets(t *testing.T) {
 		if err := operator.List(t.Context(), &corev1.SecretList{}, client.InNamespace(where)); !apierrors.IsForbidden(err) {
 			t.Errorf("list the Secrets of %s: %v", where, err)
 		}
-		if err := operator.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: where, Name: "new"}}); !apierrors.IsForbidden(err) {
-			t.Errorf("create a Secret in %s: %v", where, err)
+		if err := operator.Patch(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: where, Name: "private"}},
+			client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"a":"b"}}}`))); !apierrors.IsForbidden(err) {
+			t.Errorf("patch a Secret in %s, which would return it: %v", where, err)
 		}
 	}
 	must(t, operator.Get(t.Context(), client.ObjectKey{Namespace: operatorNamespace, Name: ServingCertSecret}, &corev1.Secret{}))

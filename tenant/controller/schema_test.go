@@ -88,6 +88,13 @@ func tunnelCases() []schemaCase {
 	for _, bad := range []string{"10.0.0.0/29", "10.0.0.0/7", "10.0.0.1/24", "8.8.8.0/24", "127.0.0.0/8", "fd00::/64", "", "10.0.0.0", "0.0.0.0/0"} {
 		cases = append(cases, schemaCase{"ipv4Pool " + bad, fmt.Sprintf("{addressing: {ipv4Pool: %q}}", bad), "spec.addressing.ipv4Pool"})
 	}
+	for _, good := range []string{"{}", "{replicas: 1}", "{replicas: 5, service: {type: NodePort, port: 443, nodePort: 31820}}", "{service: {type: LoadBalancer, annotations: {a: b}}}"} {
+		cases = append(cases, schemaCase{"gateway " + good, fmt.Sprintf("{gateway: %s}", good), ""})
+	}
+	for bad, field := range map[string]string{"{replicas: 0}": "replicas", "{replicas: 6}": "replicas", "{service: {type: ExternalName}}": "service.type", "{service: {port: 0}}": "service.port",
+		"{service: {port: 65536}}": "service.port", "{service: {nodePort: 30000}}": "service", "{service: {type: NodePort, nodePort: 65536}}": "service.nodePort", "{key: x}": "key"} {
+		cases = append(cases, schemaCase{"gateway " + bad, fmt.Sprintf("{gateway: %s}", bad), "spec.gateway." + field})
+	}
 	return cases
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -12,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"github.com/tenantwire/tenantwire/injector"
 	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
@@ -28,6 +30,8 @@ type Options struct {
 	CABundle func() []byte
 	// CAChanged fires when CABundle returns something else. What the events hold does not matter.
 	CAChanged <-chan event.GenericEvent
+	// Pods is what the pods that we make have in common with those that the webhook changes.
+	Pods injector.Config
 	// Debounce is how long a tunnel's changes are collected before they are acted on; 0: 50 ms.
 	Debounce time.Duration
 	// StatusInterval is the least time between two writes of one tunnel's status; 0: 1 s.
@@ -57,6 +61,9 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	if err := setupPeer(mgr, o, recorder); err != nil {
 		return fmt.Errorf("set up the peer controller: %w", err)
 	}
+	if err := setupGateway(mgr, o); err != nil {
+		return fmt.Errorf("set up the gateway controller: %w", err)
+	}
 	if err := setupCA(mgr, o); err != nil {
 		return fmt.Errorf("set up the CA controller: %w", err)
 	}
@@ -79,6 +86,13 @@ func setupPeer(mgr ctrl.Manager, o Options, recorder events.EventRecorder) error
 		Watches(&v1alpha1.TunnelPeer{}, enqueue(o.Debounce, tunnelOfPeer), specChanged).
 		Watches(&v1alpha1.TunnelMember{}, enqueue(o.Debounce, tunnelOfMember), keyChanged).
 		Complete(&peerReconciler{client: mgr.GetClient(), recorder: recorder, now: o.Now})
+}
+
+func setupGateway(mgr ctrl.Manager, o Options) error {
+	return ctrl.NewControllerManagedBy(mgr).Named("gateway").
+		Watches(&v1alpha1.TenantTunnel{}, enqueue(0, self), specChanged).
+		Watches(&appsv1.Deployment{}, enqueue(o.Debounce, tunnelOfPod), specChanged).
+		Complete(&gatewayReconciler{client: mgr.GetClient(), pods: &o.Pods})
 }
 
 func setupCA(mgr ctrl.Manager, o Options) error {

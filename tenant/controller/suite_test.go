@@ -69,7 +69,7 @@ func prepare(env *envtest.Environment, cfg *rest.Config) error {
 		return err
 	}
 	ctx := context.Background()
-	for _, piece := range []string{"operator/00-namespace.yaml", "rbac/role.yaml", "operator/10-account.yaml", "operator/20-tenants.yaml"} {
+	for _, piece := range []string{"operator/00-namespace.yaml", "rbac/role.yaml", "operator/10-account.yaml", "operator/20-tenants.yaml", "operator/25-gateways.yaml"} {
 		if err := create(ctx, filepath.Join("../../manifests", piece)); err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tenantwire/tenantwire/sidecar/wire"
@@ -47,6 +48,8 @@ type Store interface {
 	State(ctx context.Context, tunnel types.NamespacedName) (tenant.State, bool, error)
 	// WriteStatus records what a member said.
 	WriteStatus(ctx context.Context, m *v1alpha1.TunnelMember, s Status) error
+	// WritePeer records what a gateway said of an outside peer; the time is zero where it never had a handshake.
+	WritePeer(ctx context.Context, p *v1alpha1.TunnelPeer, connected metav1.Condition, handshake time.Time) error
 }
 
 // ErrUnauthenticated says that a token proves nothing here.
@@ -121,6 +124,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST "+wire.RegisterPath, s.authenticated(s.register))
 	mux.Handle("POST "+wire.ReportPath, s.authenticated(s.report))
+	mux.Handle("POST "+wire.PeersPath, s.authenticated(s.peers))
 	mux.Handle("GET "+wire.WatchPath, s.authenticated(s.watch))
 	return mux
 }

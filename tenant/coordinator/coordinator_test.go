@@ -36,6 +36,7 @@ type fakeStore struct {
 	podIPs  map[string][]netip.Addr
 	states  int
 	lookups map[string]int                    // of Member, by pod
+	said    []string                          // of peers
 	behind  map[string]*v1alpha1.TunnelMember // what Member still answers, by pod
 	server  *Server
 }
@@ -88,6 +89,13 @@ func (f *fakeStore) WriteStatus(_ context.Context, m *v1alpha1.TunnelMember, s S
 	if !ok {
 		return errors.New("no such member")
 	}
+	return nil
+}
+
+func (f *fakeStore) WritePeer(_ context.Context, p *v1alpha1.TunnelPeer, c metav1.Condition, handshake time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.said = append(f.said, fmt.Sprintf("%s %s %s %d", p.Name, c.Status, c.Reason, handshake.Unix()))
 	return nil
 }
 
@@ -375,6 +383,41 @@ func TestReport(t *testing.T) {
 		if got := c.Status == metav1.ConditionTrue; got != ready || c.Type != v1alpha1.ConditionReady {
 			t.Errorf("reported %t, condition %+v", ready, c)
 		}
+	}
+}
+
+// A gateway says which outside peers are there; nobody else may, and of another tunnel's peers nobody can.
+func TestPeersAreReported(t *testing.T) {
+	f, srv := start(t, nil)
+	gateway, member := f.add(0), f.add(1)
+	f.members["pod-0"].Spec.Role = v1alpha1.RoleGateway
+	keys := [3]key.Public{{1}, {2}, {3}}
+	for i, tunnel := range []string{"net", "net", "other"} {
+		f.peers = append(f.peers, v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Namespace: "acme", Name: fmt.Sprintf("peer-%d", i)},
+			Spec: v1alpha1.TunnelPeerSpec{Tunnel: tunnel, PublicKey: keys[i].String()}})
+	}
+	report := wire.PeerReport{Peers: []wire.PeerState{{PublicKey: keys[0], Connected: true, LastHandshake: time.Unix(1700000000, 0)}, {PublicKey: keys[1]},
+		{PublicKey: keys[2], Connected: true}, {PublicKey: key.Public{9}, Connected: true}}}
+	for token, want := range map[string]int{member: 403, "pod-7/uid": 403, "": 401} {
+		if code, text := call(t, srv, wire.PeersPath, token, report); code != want {
+			t.Errorf("%q: %d %s, want %d", token, code, text, want)
+		}
+	}
+	if code, text := call(t, srv, wire.PeersPath, gateway, wire.PeerReport{Peers: make([]wire.PeerState, wire.MaxPeerStates+1)}); code != 400 || !strings.Contains(text, "peers") {
+		t.Errorf("too many: %d %s", code, text)
+	}
+	if len(f.said) != 0 {
+		t.Errorf("written: %v", f.said)
+	}
+	if code, text := call(t, srv, wire.PeersPath, gateway, report); code != 204 {
+		t.Fatal(code, text)
+	}
+	if want := []string{"peer-0 True Handshake 1700000000", fmt.Sprintf("peer-1 Unknown Idle %d", time.Time{}.Unix())}; !slices.Equal(f.said, want) {
+		t.Errorf("written: %v, want %v", f.said, want)
+	}
+	b, err := json.Marshal(wire.PeerReport{Peers: slices.Repeat([]wire.PeerState{{PublicKey: keys[0], Connected: true, LastHandshake: time.Now()}}, wire.MaxPeerStates)})
+	if err != nil || len(b) > wire.MaxBody {
+		t.Errorf("the largest report has %d bytes, %v; at most %d are read", len(b), err, wire.MaxBody)
 	}
 }
 

@@ -201,7 +201,9 @@ func (s *Server) checkUnique(ctx context.Context, self *v1alpha1.TunnelMember, r
 		return refuse(http.StatusNotFound, "tunnel %s/%s does not exist", self.Namespace, self.Spec.Tunnel)
 	}
 	for i := range st.Members {
-		if m := &st.Members[i]; m.Name != self.Name && m.Status.PublicKey == reg.PublicKey.String() {
+		m := &st.Members[i]
+		shared := m.Spec.Role == v1alpha1.RoleGateway && self.Spec.Role == v1alpha1.RoleGateway // gateways of a tunnel are one to its peers
+		if m.Name != self.Name && m.Status.PublicKey == reg.PublicKey.String() && !shared {
 			return refuse(http.StatusConflict, "publicKey: already that of member %s", m.Name)
 		}
 	}

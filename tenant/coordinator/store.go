@@ -28,13 +28,14 @@ import (
 // +kubebuilder:rbac:groups="",resources=pods;services,verbs=get;list;watch
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
 // +kubebuilder:rbac:groups=tenantwire.dev,resources=tenanttunnels;tunnelpeers;tunnelmembers,verbs=get;list;watch
-// +kubebuilder:rbac:groups=tenantwire.dev,resources=tunnelmembers/status,verbs=patch
+// +kubebuilder:rbac:groups=tenantwire.dev,resources=tunnelmembers/status;tunnelpeers/status,verbs=patch
 
 // Field owners of a member's status. They differ so that a report written from a cache that has not seen the registration yet
 // cannot take the registration away.
 const (
 	registrationOwner = "tenantwire-registration"
 	readinessOwner    = "tenantwire-readiness"
+	gatewayOwner      = "tenantwire-gateway" // of a peer's
 )
 
 // What a bound token's review says of the pod it is bound to (KEP-4193).
@@ -142,20 +143,40 @@ func (s *ClusterStore) WriteStatus(ctx context.Context, m *v1alpha1.TunnelMember
 			status["datapathReason"] = st.Registration.DatapathReason
 		}
 	case st.Ready != nil:
-		status["conditions"] = []any{map[string]any{
-			"type": st.Ready.Type, "status": string(st.Ready.Status), "reason": st.Ready.Reason, "message": st.Ready.Message,
-			"observedGeneration": st.Ready.ObservedGeneration, "lastTransitionTime": st.Ready.LastTransitionTime.UTC().Format("2006-01-02T15:04:05Z"),
-		}}
+		status["conditions"] = []any{conditionObject(*st.Ready)}
 	}
+	return s.applyStatus(ctx, "TunnelMember", &m.ObjectMeta, status, owner)
+}
+
+// WritePeer applies what a gateway said of a peer.
+func (s *ClusterStore) WritePeer(ctx context.Context, p *v1alpha1.TunnelPeer, connected metav1.Condition, handshake time.Time) error {
+	status := map[string]any{"conditions": []any{conditionObject(connected)}}
+	if !handshake.IsZero() {
+		status["lastHandshake"] = handshake.UTC().Format(timeFormat)
+	}
+	return s.applyStatus(ctx, "TunnelPeer", &p.ObjectMeta, status, gatewayOwner)
+}
+
+// timeFormat is that of metav1.Time.
+const timeFormat = "2006-01-02T15:04:05Z"
+
+func conditionObject(c metav1.Condition) map[string]any {
+	return map[string]any{
+		"type": c.Type, "status": string(c.Status), "reason": c.Reason, "message": c.Message,
+		"observedGeneration": c.ObservedGeneration, "lastTransitionTime": c.LastTransitionTime.UTC().Format(timeFormat),
+	}
+}
+
+// applyStatus applies one owner's part of a status. The UID makes it fail instead of creating the object anew after it has gone.
+func (s *ClusterStore) applyStatus(ctx context.Context, kind string, m *metav1.ObjectMeta, status map[string]any, owner string) error {
 	u := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": v1alpha1.GroupVersion.String(), "kind": "TunnelMember",
-		// The UID makes this fail instead of creating the object anew after the pod has gone.
+		"apiVersion": v1alpha1.GroupVersion.String(), "kind": kind,
 		"metadata": map[string]any{"namespace": m.Namespace, "name": m.Name, "uid": string(m.UID)},
 		"status":   status,
 	}}
 	err := s.Client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(owner), client.ForceOwnership)
 	if err != nil {
-		return fmt.Errorf("apply status of member %s/%s: %w", m.Namespace, m.Name, err)
+		return fmt.Errorf("apply status of %s %s/%s: %w", kind, m.Namespace, m.Name, err)
 	}
 	return nil
 }

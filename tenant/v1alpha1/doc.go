@@ -39,6 +39,10 @@ const (
 	AnnotationCarry = "tenantwire.dev/carry"
 	// LabelTunnel on an injected pod and on its TunnelMember names the tunnel.
 	LabelTunnel = "tenantwire.dev/tunnel"
+	// LabelRole on a pod with LabelTunnel says that it is no application but the tunnel's own; the only value is LabelRoleGateway.
+	LabelRole = "tenantwire.dev/role"
+	// LabelRoleGateway marks the tunnel's gateway pods.
+	LabelRoleGateway = "gateway"
 )
 
 // Protocol of a port.
@@ -71,4 +75,6 @@ const (
 	ConditionAccepted = "Accepted"
 	// ConditionReady says whether it works: a tunnel whose members are all up, a member whose data path is up.
 	ConditionReady = "Ready"
+	// ConditionConnected says whether a tunnel's gateway has heard of a peer lately; Unknown: it has not, which may mean nothing.
+	ConditionConnected = "Connected"
 )

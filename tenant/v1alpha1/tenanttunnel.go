@@ -14,8 +14,10 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Up",type=integer,JSONPath=`.status.members.ready`
 // +kubebuilder:printcolumn:name="IPv6",type=string,JSONPath=`.status.addressing.ipv6Prefix`
 // +kubebuilder:printcolumn:name="IPv4",type=string,JSONPath=`.status.addressing.ipv4Pool`,priority=1
+// +kubebuilder:printcolumn:name="Gateway",type=string,JSONPath=`.status.gateway.active`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="metadata.name must be at most 63 characters: it is used as a label value"
+// +kubebuilder:validation:XValidation:rule="!has(self.spec.gateway) || self.metadata.name.matches('^[a-z]([-a-z0-9]{0,53}[a-z0-9])?$')",message="metadata.name of a tunnel with spec.gateway must be at most 55 lower-case letters, digits and dashes, and begin with a letter: its Service is called NAME-gateway"
 type TenantTunnel struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -73,6 +75,11 @@ type TenantTunnelSpec struct {
 	// +optional
 	Proxies []Proxy `json:"proxies,omitempty"`
 
+	// gateway runs pods of the tunnel's own that stand between its members and its TunnelPeers: both reach each other through the one
+	// of them that is active, and outside peers need to know one key and one endpoint for all members. Left out, members dial the
+	// peers that have an endpoint themselves, and have to be known there.
+	// +optional
+	Gateway *Gateway `json:"gateway,omitempty"`
 	// mtu is the MTU inside the tunnel in bytes. Left out, each member derives it from the path to its peers.
 	// +kubebuilder:validation:Minimum=1280
 	// +kubebuilder:validation:Maximum=8920
@@ -208,6 +215,69 @@ type Proxy struct {
 	Env ProxyEnv `json:"env,omitempty"`
 }
 
+// Gateway is what a tunnel's gateway pods are.
+type Gateway struct {
+	// replicas is how many pods there are. One is active, the others stand by to take over.
+	// +kubebuilder:default=2
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=5
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
+	// service is how outside peers reach the active pod.
+	// +kubebuilder:default={}
+	// +optional
+	Service GatewayService `json:"service,omitempty"`
+}
+
+// GatewayServiceType is how far a gateway's Service reaches.
+//
+// +kubebuilder:validation:Enum=ClusterIP;NodePort;LoadBalancer
+type GatewayServiceType string
+
+// The types of a gateway's Service.
+const (
+	GatewayClusterIP    GatewayServiceType = "ClusterIP"
+	GatewayNodePort     GatewayServiceType = "NodePort"
+	GatewayLoadBalancer GatewayServiceType = "LoadBalancer"
+)
+
+// GatewayService is the Service of a tunnel's gateway.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.nodePort) || self.type != 'ClusterIP'",message="nodePort needs type NodePort or LoadBalancer"
+type GatewayService struct {
+	// type is the Service's.
+	// +kubebuilder:default=ClusterIP
+	// +optional
+	Type GatewayServiceType `json:"type,omitempty"`
+	// port is the UDP port of the Service.
+	// +kubebuilder:default=51820
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	// +optional
+	Port int32 `json:"port,omitempty"`
+	// nodePort is the UDP port on every node. Left out, the cluster chooses.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	// +optional
+	NodePort *int32 `json:"nodePort,omitempty"`
+	// annotations are the Service's, for those who provide load balancers.
+	// +kubebuilder:validation:MaxProperties=32
+	// +optional
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// GatewayStatus is what the operator sees of a tunnel's gateway.
+type GatewayStatus struct {
+	// publicKey is the gateway's WireGuard public key, which outside peers need to know.
+	// +kubebuilder:validation:MaxLength=44
+	// +optional
+	PublicKey string `json:"publicKey,omitempty"`
+	// active is the pod that carries traffic at present.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	Active string `json:"active,omitempty"`
+}
+
 // TenantTunnelStatus is what the operator sees of a tunnel.
 type TenantTunnelStatus struct {
 	// observedGeneration is the generation of the spec that this status describes.
@@ -229,6 +299,9 @@ type TenantTunnelStatus struct {
 	// +listMapKey=datapath
 	// +optional
 	Datapaths []DatapathCount `json:"datapaths,omitempty"`
+	// gateway is the tunnel's gateway, where it has one.
+	// +optional
+	Gateway *GatewayStatus `json:"gateway,omitempty"`
 }
 
 // AddressingStatus is the addressing in use.

@@ -10,6 +10,7 @@ import (
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=tm,categories=wireguard
 // +kubebuilder:printcolumn:name="Tunnel",type=string,JSONPath=`.spec.tunnel`
+// +kubebuilder:printcolumn:name="Role",type=string,JSONPath=`.spec.role`,priority=1
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Datapath",type=string,JSONPath=`.status.datapath`
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
@@ -28,12 +29,29 @@ type TunnelMember struct {
 	Status TunnelMemberStatus `json:"status,omitempty"`
 }
 
+// MemberRole is what a pod is to its tunnel.
+//
+// +kubebuilder:validation:Enum=Member;Gateway
+type MemberRole string
+
+// The roles.
+const (
+	// RoleMember is an application's pod.
+	RoleMember MemberRole = "Member"
+	// RoleGateway is a pod of the tunnel's own, between members and outside peers. Those of a tunnel share one key.
+	RoleGateway MemberRole = "Gateway"
+)
+
 // TunnelMemberSpec is what the operator gave a member.
 type TunnelMemberSpec struct {
 	// tunnel is the name of the TenantTunnel.
 	// +kubebuilder:validation:MaxLength=63
 	// +required
 	Tunnel string `json:"tunnel"`
+	// role is what the pod is to the tunnel.
+	// +kubebuilder:default=Member
+	// +optional
+	Role MemberRole `json:"role,omitempty"`
 	// podUID is the UID of the pod of the same name; only that pod can register as this member.
 	// +kubebuilder:validation:MaxLength=64
 	// +required

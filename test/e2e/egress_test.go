@@ -39,21 +39,25 @@ func (s *site) start(name string, member *v1alpha1.TunnelMember) (endpoint strin
 			ips = append(ips, a+"/32")
 		}
 	}
+	return s.startWith(name, fmt.Sprintf("peers: [{publicKey: %s, allowedIPs: [%s]}]", member.Status.PublicKey, strings.Join(ips, ", ")))
+}
+
+// startWith runs the site with the given part of its file, and returns where it listens.
+func (s *site) startWith(name, more string) (endpoint string) {
+	s.n.T.Helper()
 	s.n.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{
 		"key": s.private.Reveal(),
 		"site.yaml": fmt.Sprintf(`interface:
   privateKeyFile: key
   addresses: [%s/32]
   listenPort: 51820
-peers:
-- publicKey: %s
-  allowedIPs: [%s]
 expose:
 - port: 8080
 - port: 5353
   protocol: UDP
 health: 0.0.0.0:8090
-`, siteAddress, member.Status.PublicKey, strings.Join(ips, ", "))}})
+%s
+`, siteAddress, more)}})
 	p := kit.Pod(name, "serve", "http=127.0.0.1:8080", "udp-echo=127.0.0.1:5353")
 	p.Labels["site"] = "office"
 	p.Spec.SecurityContext.FSGroup = ptr.To[int64](1000)

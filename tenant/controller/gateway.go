@@ -1,0 +1,123 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/tenantwire/tenantwire/injector"
+	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// gatewayReconciler keeps what the gateways of tunnels consist of. It makes their keys and cannot read them afterwards.
+type gatewayReconciler struct {
+	client client.Client
+	pods   *injector.Config // what gateway pods have in common
+}
+
+// gatewayResync is how often what was changed or deleted by others is set right, should nothing else bring us back.
+const gatewayResync = 10 * time.Minute
+
+func (r *gatewayReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	t, err := getTunnel(ctx, r.client, req.NamespacedName)
+	if err != nil || t == nil || !t.DeletionTimestamp.IsZero() {
+		return reconcile.Result{}, err // what it owned goes with it
+	}
+	if t.Spec.Gateway == nil {
+		return reconcile.Result{}, r.remove(ctx, t)
+	}
+	if err := r.key(ctx, t); err != nil {
+		return reconcile.Result{}, err
+	}
+	for _, o := range r.pods.Gateway(t) {
+		u, err := applyConfiguration(o)
+		if err == nil {
+			_, err = apply(ctx, r.client, u)
+		}
+		if err != nil {
+			return reconcile.Result{}, ignoreTerminating(err)
+		}
+	}
+	return reconcile.Result{RequeueAfter: gatewayResync}, nil
+}
+
+// key makes the gateway's key where it has none.
+func (r *gatewayReconciler) key(ctx context.Context, t *v1alpha1.TenantTunnel) error {
+	err := r.client.Create(ctx, injector.GatewayKey(t, key.NewPrivate().Reveal()))
+	if err == nil || apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	if err = ignoreTerminating(err); err != nil {
+		return fmt.Errorf("make the key of gateway %s/%s: %w", t.Namespace, injector.GatewayName(t.Name), err)
+	}
+	return nil
+}
+
+// remove deletes the gateway of a tunnel that has none any more, the Deployment last: it is how we know that there was one.
+func (r *gatewayReconciler) remove(ctx context.Context, t *v1alpha1.TenantTunnel) error {
+	name := types.NamespacedName{Namespace: t.Namespace, Name: injector.GatewayName(t.Name)}
+	var d appsv1.Deployment
+	if err := r.client.Get(ctx, name, &d); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if !metav1.IsControlledBy(&d, t) {
+		return nil // somebody else's of that name
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}
+	objects := []client.Object{secret}
+	with := t.DeepCopy()
+	with.Spec.Gateway = &v1alpha1.Gateway{}
+	for _, o := range r.pods.Gateway(with) {
+		objects = append(objects, o.(client.Object)) //nolint:forcetypeassert // every kind of the API is one
+	}
+	var errs []error
+	for _, o := range objects {
+		if err := client.IgnoreNotFound(r.client.Delete(ctx, o, client.PropagationPolicy(metav1.DeletePropagationBackground))); err != nil {
+			errs = append(errs, fmt.Errorf("delete %T %s: %w", o, name, err))
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// applyConfiguration is an object as an apply configuration: without what Go's types cannot leave out.
+func applyConfiguration(o runtime.Object) (object, error) {
+	u, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", o, err)
+	}
+	delete(u, "status")
+	prune(u)
+	return u, nil
+}
+
+// prune takes away what is null or an empty object.
+func prune(m object) {
+	for k, v := range m {
+		switch v := v.(type) {
+		case nil:
+			delete(m, k)
+		case object:
+			if prune(v); len(v) == 0 && k != "emptyDir" {
+				delete(m, k)
+			}
+		case []any:
+			for _, e := range v {
+				if e, ok := e.(object); ok {
+					prune(e)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,69 @@
+package coordinator
+
+import (
+	"net/http"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+	"github.com/tenantwire/tenantwire/tenant"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// peers takes what a gateway says of its tunnel's outside peers.
+func (s *Server) peers(w http.ResponseWriter, r *http.Request, id Identity) error {
+	var rep wire.PeerReport
+	if err := decode(w, r, &rep); err != nil {
+		return err
+	}
+	if len(rep.Peers) > wire.MaxPeerStates {
+		return refuse(http.StatusBadRequest, "peers: %d, want at most %d", len(rep.Peers), wire.MaxPeerStates)
+	}
+	m, ok, err := s.Store.Member(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	if !ok || m.Object.Spec.Role != v1alpha1.RoleGateway {
+		return refuse(http.StatusForbidden, "pod %s is no gateway", id.Pod)
+	}
+	st, ok, err := s.Store.State(r.Context(), types.NamespacedName{Namespace: m.Object.Namespace, Name: m.Object.Spec.Tunnel})
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return refuse(http.StatusNotFound, "tunnel %s/%s does not exist", m.Object.Namespace, m.Object.Spec.Tunnel)
+	}
+	byKey := make(map[string]*v1alpha1.TunnelPeer, len(st.Peers))
+	for i := range st.Peers {
+		if p := &st.Peers[i]; p.Spec.Tunnel == m.Object.Spec.Tunnel {
+			byKey[p.Spec.PublicKey] = p
+		}
+	}
+	for _, said := range rep.Peers {
+		p := byKey[said.PublicKey.String()]
+		if p == nil {
+			continue // deleted since
+		}
+		if err := s.Store.WritePeer(r.Context(), p, connectedCondition(p, said), said.LastHandshake); err != nil {
+			return err
+		}
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// connectedCondition is Unknown for a peer that was not heard of lately: one that has nothing to say is as silent as one that is gone.
+func connectedCondition(p *v1alpha1.TunnelPeer, said wire.PeerState) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionConnected, Status: metav1.ConditionUnknown, Reason: string(tenant.ReasonIdle),
+		Message: "no handshake in the last three minutes", ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(time.Now())}
+	if said.Connected {
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, string(tenant.ReasonHandshake), ""
+	}
+	if old := meta.FindStatusCondition(p.Status.Conditions, c.Type); old != nil && old.Status == c.Status {
+		c.LastTransitionTime = old.LastTransitionTime
+	}
+	return c
+}
