@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
 )
@@ -29,7 +30,18 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	var f flags
+	err := f.parse(os.Args[1:])
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return 0
+	case err == nil && f.version:
+		fmt.Println("sidecar version", version)
+		return 0
+	case err == nil:
+		err = f.run(ctx)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sidecar:", err)
 		return 1
 	}
@@ -43,22 +55,24 @@ type flags struct {
 	listenPort, healthPort                                     uint16
 	names, ownPorts, proxies                                   []string
 	drain                                                      time.Duration
-	check                                                      bool
+	check, version                                             bool
 }
 
-func command() *cobra.Command {
-	var f flags
-	c := &cobra.Command{
-		Use:   "sidecar (--coordinator URL | --config FILE)",
-		Short: "TenantWire's data plane: one WireGuard tunnel, with as few privileges as there are",
-		Long: `Brings up one WireGuard tunnel, in user space or with an interface of its own, and relays TCP and UDP between it and loopback.
+const usage = `Brings up one WireGuard tunnel, in user space or with an interface of its own, and relays TCP and UDP between it and loopback.
 
 In a pod the webhook sets the flags. On any other machine give --config FILE: a YAML file with interface,
-peers, forwards, expose and proxies; SIGHUP reads it again.`,
-		Version: version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
-		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context()) },
-	}
-	p := c.Flags()
+peers, forwards, expose and proxies; SIGHUP reads it again.
+
+Usage:
+  sidecar (--coordinator URL | --config FILE) [flags]
+
+Flags:
+`
+
+// parse reads the command line. It does without a library for commands, which would be a quarter of a megabyte of every sidecar.
+func (f *flags) parse(words []string) error {
+	p := pflag.NewFlagSet("sidecar", pflag.ContinueOnError)
+	p.Usage = func() { fmt.Print(usage + p.FlagUsages()) }
 	p.StringVar(&f.config, "config", "", "run from this file, without a cluster")
 	p.BoolVar(&f.check, "check", false, "with --config: say whether the file is good, then exit")
 	p.StringVar(&f.coordinator, "coordinator", "", "https URL of the coordinator")
@@ -74,9 +88,18 @@ peers, forwards, expose and proxies; SIGHUP reads it again.`,
 	p.StringArrayVar(&f.proxies, "proxy", nil, "SOCKS5=PORT or HTTPConnect=PORT: a proxy on 127.0.0.1 (repeatable)")
 	p.DurationVar(&f.drain, "drain", 10*time.Second, "how long open connections may finish after SIGTERM")
 	p.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	c.MarkFlagsMutuallyExclusive("config", "coordinator")
-	c.MarkFlagsOneRequired("config", "coordinator")
-	return c
+	p.BoolVarP(&f.version, "version", "v", false, "print the version")
+	switch err := p.Parse(words); {
+	case err != nil:
+		return err
+	case f.version:
+		return nil
+	case p.NArg() > 0:
+		return fmt.Errorf("unknown argument %q: want flags alone, see --help", p.Arg(0))
+	case (f.config == "") == (f.coordinator == ""):
+		return errors.New("want one of --coordinator and --config")
+	}
+	return nil
 }
 
 func (f *flags) run(ctx context.Context) error {

@@ -51,7 +51,10 @@ func TestGateway(t *testing.T) {
 		s.Gateway = &v1alpha1.Gateway{Replicas: 2}
 		s.Egress = []v1alpha1.EgressHost{{Host: "db.corp.internal", Address: siteAddress, Ports: []v1alpha1.Port{{Port: 8080}}}}
 	})
-	server := web(n, 1)[0]
+	web := kit.Deployment("web", 1, "serve", "http=:8082") // not the port of the carried host
+	kit.Declare(&web.Spec.Template.Spec, "8082")
+	n.Create(kit.Service("web", "80:8082"), web)
+	server := n.WaitRollout("web")[0]
 	private := kit.Pod("client", "serve", "http=:8081")
 	kit.Declare(&private.Spec, "8081")
 	n.Create(private)
@@ -64,7 +67,7 @@ func TestGateway(t *testing.T) {
 		Tunnel: "main", PublicKey: office.private.Public().String(), Routes: []string{"192.168.10.0/24"}}})
 	office.startWith("office", fmt.Sprintf(`peers: [{publicKey: %s, endpoint: main-gateway.%s.svc:51820, allowedIPs: [10.77.0.0/24], keepalive: 1s}]
 forwards:
-- {listen: 127.0.0.1:9000, targets: ["%s:8080"]}
+- {listen: 127.0.0.1:9000, targets: ["%s:8082"]}
 - {listen: 127.0.0.1:9001, targets: ["%s:8081"]}
 `, publicKey, n.Name, memberIPv4(n.Member(server.Name)), memberIPv4(n.Member("client"))))
 	isAnsweredBy(n, kit.Deadline, url, "office")

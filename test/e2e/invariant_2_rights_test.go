@@ -49,7 +49,6 @@ func may(t *testing.T, a authorizationv1.ResourceAttributes) bool {
 }
 
 func operatorMayNot(t *testing.T, tenant string) {
-	all := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "*"}
 	var denied []authorizationv1.ResourceAttributes
 	deny := func(verbs []string, group, resource, subresource string, namespaces ...string) {
 		for _, v := range verbs {
@@ -59,9 +58,8 @@ func operatorMayNot(t *testing.T, tenant string) {
 		}
 	}
 	const everywhere = ""
-	deny(all, "", "secrets", "", kit.SystemNamespace)
-	readers := []string{"get", "list", "watch", "update", "patch", "deletecollection", "*"} // it may make a gateway's key, and delete it
-	deny(readers, "", "secrets", "", tenant, "default", "kube-system", everywhere)
+	// It may make a gateway's key, and delete it: see operatorIsRefused.
+	deny([]string{"get", "list", "watch", "update", "patch", "deletecollection", "*"}, "", "secrets", "", tenant, "default", "kube-system", everywhere, kit.SystemNamespace)
 	for _, name := range []string{"password", "tenantwire-serving-cert-2"} {
 		denied = append(denied, authorizationv1.ResourceAttributes{Verb: "get", Resource: "secrets", Name: name, Namespace: kit.SystemNamespace})
 	}
@@ -207,8 +205,14 @@ func operatorIsRefused(t *testing.T, tenant *kit.Namespace) {
 			t.Errorf("the operator creates a Deployment %s that mounts a Secret: %v, want it refused", name, err)
 		}
 	}
-	if err := operator.Kube.CoreV1().Secrets(tenant.Name).Delete(t.Context(), "password", metav1.DeleteOptions{}); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
-		t.Errorf("the operator deletes a tenant's Secret: %v, want it refused", err)
+	for ns, name := range map[string]string{tenant.Name: "password", kit.SystemNamespace: servingCert} {
+		if err := operator.Kube.CoreV1().Secrets(ns).Delete(t.Context(), name, metav1.DeleteOptions{}); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
+			t.Errorf("the operator deletes Secret %s/%s: %v, want it refused", ns, name, err)
+		}
+		made := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "made"}}
+		if _, err := operator.Kube.CoreV1().Secrets(ns).Create(t.Context(), made, metav1.CreateOptions{}); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
+			t.Errorf("the operator creates a Secret in %s that is no gateway's: %v, want it refused", ns, err)
+		}
 	}
 	if _, err := operator.Kube.CoreV1().Secrets(kit.SystemNamespace).Get(t.Context(), servingCert, metav1.GetOptions{}); err != nil { // the control
 		t.Errorf("the operator reads its own certificate: %v: the test shows nothing", err)
