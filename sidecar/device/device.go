@@ -24,8 +24,6 @@ type Options struct {
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
 	Limits     netstack.Limits
-	// DisableRACK switches TCP's RACK loss recovery off; see netstack.Options.
-	DisableRACK bool
 	MaySend     func() bool  // see the engine's; nil: always
 	Logger      *slog.Logger // nil discards
 }
@@ -48,7 +46,7 @@ func Open(o Options) (*Device, error) {
 		return nil, errors.New("open device: no private key")
 	}
 	s, err := netstack.New(netstack.Options{
-		Interface: o.Interface, Limits: o.Limits, DisableRACK: o.DisableRACK,
+		Interface: o.Interface, Limits: o.Limits,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", err)

@@ -50,8 +50,6 @@ const nicID tcpip.NICID = 1
 type Options struct {
 	Interface datapath.Interface
 	Limits    Limits
-	// DisableRACK switches TCP's RACK loss recovery off, which helps on some paths that stall and hurts where packets reorder.
-	DisableRACK bool
 }
 
 // Limits bounds what peers can make a Stack hold.
@@ -128,7 +126,7 @@ func New(o Options) (*Stack, error) {
 }
 
 func (s *Stack) configure(o Options) error {
-	if err := tuneTCP(s.ip, o.DisableRACK); err != nil {
+	if err := tuneTCP(s.ip); err != nil {
 		return err
 	}
 	if err := s.ip.CreateNIC(nicID, s.link); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,17 +39,22 @@ type wire struct {
 	mtu int
 	to  *Stack // nil: nowhere
 	see func([]byte)
+	// drop says what is lost; nil: nothing.
+	drop func([]byte) bool
 }
 
 func (w *wire) NewBatch(size int) *wireguard.Batch { return wireguard.NewBatch(size, w.mtu) }
 
 func (w *wire) Send(_ netip.Addr, b *wireguard.Batch) {
 	defer b.Free()
-	packets := make([][]byte, b.Len())
-	for i := range packets {
-		packets[i] = b.Packet(i)
+	packets := make([][]byte, 0, b.Len())
+	for i := range b.Len() {
+		p := b.Packet(i)
 		if w.see != nil {
-			w.see(packets[i])
+			w.see(p)
+		}
+		if w.drop == nil || !w.drop(p) {
+			packets = append(packets, p)
 		}
 	}
 	if w.to != nil {
@@ -60,8 +66,8 @@ func (w *wire) Send(_ netip.Addr, b *wireguard.Batch) {
 func wired(t testing.TB, mtu int, see func([]byte)) (a, b *Stack) {
 	t.Helper()
 	a, b = newStack(t, 1, mtu), newStack(t, 2, mtu)
-	a.Connect(&wire{mtu, b, see})
-	b.Connect(&wire{mtu, a, see})
+	a.Connect(&wire{mtu: mtu, to: b, see: see})
+	b.Connect(&wire{mtu: mtu, to: a, see: see})
 	return a, b
 }
 
@@ -147,6 +153,51 @@ func TestPacketsOnTheWire(t *testing.T) {
 			_ = server.Close()
 			_, _ = a.Close(), b.Close()
 		}
+	}
+}
+
+// TestTailLoss loses the end of a burst, hundreds of packets with nothing behind them, as a socket does that overflows: the stream goes
+// on after one timeout, or two, and not with two packets after each.
+func TestTailLoss(t *testing.T) {
+	const mtu, whole = 1420, 600
+	a, b := newStack(t, 1, mtu), newStack(t, 2, mtu)
+	var mu sync.Mutex
+	var seen, lost int
+	var highest uint32
+	over := false
+	a.Connect(&wire{mtu: mtu, to: b, drop: func(p []byte) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		tcp := header.TCP(p[20:])
+		end := tcp.SequenceNumber() + uint32(len(p)-20-int(tcp.DataOffset()))
+		isNew := highest == 0 || int32(end-highest) > 0
+		if isNew {
+			highest = end
+			seen++
+		}
+		if over = over || lost > 0 && !isNew; over || seen <= whole {
+			return false
+		}
+		lost++
+		return true
+	}})
+	b.Connect(&wire{mtu: mtu, to: a})
+	client, server := connect(t, a, b, v4(2))
+	const size = 4 << 20
+	go func() {
+		_, _ = client.Write(make([]byte, size))
+		_ = client.CloseWrite()
+	}()
+	_ = server.SetReadDeadline(time.Now().Add(2 * time.Minute))
+	if n, err := io.Copy(io.Discard, server); n != size || err != nil {
+		t.Fatalf("read %d, %v", n, err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if timeouts := a.ip.Stats().TCP.Timeouts.Value(); lost < 50 || timeouts > 3 {
+		t.Errorf("%d packets were lost, %d timeouts", lost, timeouts)
+	} else {
+		t.Logf("%d packets were lost, %d timeouts", lost, timeouts)
 	}
 }
 
