@@ -115,12 +115,16 @@ func TestGatewayPodPasses(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	for name, change := range map[string]func(*corev1.Pod){
-		"another image":      func(p *corev1.Pod) { p.Spec.Containers[0].Image = "evil" },
-		"a command":          func(p *corev1.Pod) { p.Spec.Containers[0].Command = []string{"/bin/sh"} },
-		"other arguments":    func(p *corev1.Pod) { p.Spec.Containers[0].Args[0] = "--coordinator=https://evil" },
-		"one more argument":  func(p *corev1.Pod) { p.Spec.Containers[0].Args = append(p.Spec.Containers[0].Args, "--log-level=debug") },
-		"a second container": func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "app", Image: "app"}) },
-		"an init container":  func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "app", Image: "app"}} },
+		"another image":   func(p *corev1.Pod) { p.Spec.Containers[0].Image = "evil" },
+		"a command":       func(p *corev1.Pod) { p.Spec.Containers[0].Command = []string{"/bin/sh"} },
+		"other arguments": func(p *corev1.Pod) { p.Spec.Containers[0].Args[0] = "--coordinator=https://evil" },
+		"one more argument": func(p *corev1.Pod) {
+			p.Spec.Containers[0].Args = append(p.Spec.Containers[0].Args, "--log-level=debug")
+		},
+		"a second container": func(p *corev1.Pod) {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "app", Image: "app"})
+		},
+		"an init container": func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "app", Image: "app"}} },
 		"a hook": func(p *corev1.Pod) {
 			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}}
 		},

@@ -24,8 +24,8 @@ type Options struct {
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
 	Limits     netstack.Limits
-	MaySend     func() bool  // see the engine's; nil: always
-	Logger      *slog.Logger // nil discards
+	MaySend    func() bool  // see the engine's; nil: always
+	Logger     *slog.Logger // nil discards
 }
 
 // Device is one userspace WireGuard interface on a netstack: the datapath that needs no privileges.
