@@ -3,19 +3,22 @@ package injector
 import (
 	"fmt"
 	"maps"
-	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
+	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
@@ -29,22 +32,24 @@ const (
 // gatewayContainer is the name of the gateway's only container.
 const gatewayContainer = "gateway"
 
-// GatewayName is the name of everything that a tunnel's gateway consists of.
-func GatewayName(tunnel string) string { return tunnel + "-gateway" }
-
 // Gateway is everything that a tunnel's gateway consists of but the Secret with its key, the Deployment last: all in the tunnel's
 // namespace, owned by the tunnel, and to be applied as they are. A gateway's pods may change their one Lease and nothing else. There is
 // no disruption budget: the active pod alone is ready, so one would forbid to drain it, or nothing.
 func (c *Config) Gateway(t *v1alpha1.TenantTunnel) []runtime.Object {
-	g := gateway{Config: c, tunnel: t, name: GatewayName(t.Name)}
+	g := gateway{Config: c, tunnel: t, name: tenant.GatewayName(t.Name)}
 	return []runtime.Object{g.account(), g.lease(), g.role(), g.roleBinding(), g.service(), g.networkPolicy(), g.deployment()}
 }
 
 // GatewayKey is the Secret of a gateway's key.
 func GatewayKey(t *v1alpha1.TenantTunnel, key string) *corev1.Secret {
-	g := gateway{tunnel: t, name: GatewayName(t.Name)}
-	return &corev1.Secret{TypeMeta: kind("v1", "Secret"), ObjectMeta: g.meta(), Immutable: ptr.To(true), StringData: map[string]string{KeyName: key}}
+	g := gateway{tunnel: t, name: tenant.GatewayName(t.Name)}
+	meta := g.meta()
+	meta.Name = g.secret()
+	return &corev1.Secret{TypeMeta: kind("v1", "Secret"), ObjectMeta: meta, Immutable: ptr.To(true), StringData: map[string]string{KeyName: key}}
 }
+
+// secret is another one for a tunnel that is made anew under its name: the old one's goes with it, but not at once.
+func (g *gateway) secret() string { return fmt.Sprintf("%s-%.8s", g.name, g.tunnel.UID) }
 
 // gateway plans the gateway of one tunnel.
 type gateway struct {
@@ -131,11 +136,11 @@ func (g *gateway) pod() corev1.PodSpec {
 		ServiceAccountName:            g.name,
 		AutomountServiceAccountToken:  ptr.To(true),
 		EnableServiceLinks:            ptr.To(false),
-		TerminationGracePeriodSeconds: ptr.To[int64](10),
+		TerminationGracePeriodSeconds: ptr.To[int64](15),
 		SecurityContext:               &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 		Containers:                    []corev1.Container{g.container()},
 		Volumes: append(volumes(), corev1.Volume{Name: keyVolume, VolumeSource: corev1.VolumeSource{
-			Secret: &corev1.SecretVolumeSource{SecretName: g.name, DefaultMode: ptr.To[int32](0o440)}}}),
+			Secret: &corev1.SecretVolumeSource{SecretName: g.secret(), DefaultMode: ptr.To[int32](0o440)}}}),
 		TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: corev1.LabelHostname,
 			WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: &metav1.LabelSelector{MatchLabels: g.labels()}}},
 	}
@@ -177,7 +182,7 @@ func gatewayPod(c *candidate) finding {
 		if t.Name != c.Pod.Labels[v1alpha1.LabelTunnel] || t.Spec.Gateway == nil || role != v1alpha1.LabelRoleGateway {
 			continue
 		}
-		g := gateway{Config: c.Config, tunnel: t, name: GatewayName(t.Name)}
+		g := gateway{Config: c.Config, tunnel: t, name: tenant.GatewayName(t.Name)}
 		if g.is(&c.Pod.Spec) {
 			c.tunnel = t
 			return finding{GatewayPod, fmt.Sprintf("the pod is a gateway of tunnel %s", t.Name)}
@@ -187,12 +192,19 @@ func gatewayPod(c *candidate) finding {
 		v1alpha1.LabelRole)}
 }
 
-// is compares what decides what runs. Resources, probes and mounts may have been changed by other webhooks.
+// is compares all that says what runs and what it can read. Resources may have been changed by other webhooks, and the API server adds
+// the account's token.
 func (g *gateway) is(spec *corev1.PodSpec) bool {
 	if len(spec.Containers) != 1 || len(spec.InitContainers)+len(spec.EphemeralContainers) > 0 || spec.HostNetwork || spec.HostPID || spec.HostIPC {
 		return false
 	}
-	want, have := g.container(), &spec.Containers[0]
-	return have.Image == want.Image && len(have.Command) == 0 && reflect.DeepEqual(have.Args, want.Args) && have.Lifecycle == nil &&
-		spec.ServiceAccountName == g.name
+	const token = "kube-api-access-"
+	plan, have := g.pod(), spec.Containers[0].DeepCopy()
+	want := &plan.Containers[0]
+	have.VolumeMounts = slices.DeleteFunc(have.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return strings.HasPrefix(m.Name, token) && m.MountPath == "/var/run/secrets/kubernetes.io/serviceaccount" && m.SubPath == "" && m.SubPathExpr == ""
+	})
+	have.Resources = want.Resources
+	volumes := slices.DeleteFunc(slices.Clone(spec.Volumes), func(v corev1.Volume) bool { return strings.HasPrefix(v.Name, token) && v.Projected != nil })
+	return spec.ServiceAccountName == plan.ServiceAccountName && apiequality.Semantic.DeepEqual(have, want) && apiequality.Semantic.DeepEqual(volumes, plan.Volumes)
 }

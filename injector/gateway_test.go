@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 	"k8s.io/utils/ptr"
@@ -85,7 +86,7 @@ func TestGatewayRights(t *testing.T) {
 			continue
 		}
 		roles++
-		want := []rbacv1.PolicyRule{{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, ResourceNames: []string{"main-gateway"}, Verbs: []string{"get", "update"}}}
+		want := []rbacv1.PolicyRule{{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, ResourceNames: []string{"tenantwire-gateway-main"}, Verbs: []string{"get", "update"}}}
 		if !reflect.DeepEqual(r.Rules, want) {
 			t.Errorf("rules %+v", r.Rules)
 		}
@@ -105,7 +106,9 @@ func TestGatewayPodPasses(t *testing.T) {
 		in.Pod = &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
 		// As the API server's own plugins leave it.
 		in.Pod.Spec.Containers[0].VolumeMounts = append(in.Pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "kube-api-access-x", MountPath: "/var/run/secrets/kubernetes.io/serviceaccount"})
+		in.Pod.Spec.Volumes = append(in.Pod.Spec.Volumes, corev1.Volume{Name: "kube-api-access-x", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{}}})
 		in.Pod.Spec.Priority = ptr.To[int32](0)
+		in.Pod.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("50m")
 		if change != nil {
 			change(in.Pod)
 		}
@@ -129,10 +132,27 @@ func TestGatewayPodPasses(t *testing.T) {
 			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}}
 		},
 		"the node's network": func(p *corev1.Pod) { p.Spec.HostNetwork = true },
-		"another account":    func(p *corev1.Pod) { p.Spec.ServiceAccountName = "default" },
-		"another tunnel":     func(p *corev1.Pod) { p.Labels[v1alpha1.LabelTunnel] = "other" },
-		"no tunnel":          func(p *corev1.Pod) { delete(p.Labels, v1alpha1.LabelTunnel) },
-		"another role":       func(p *corev1.Pod) { p.Labels[v1alpha1.LabelRole] = "member" },
+		"a file over the program": func(p *corev1.Pod) {
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "x", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "x", MountPath: "/gateway", SubPath: "evil"})
+		},
+		"a volume that claims to be the token's": func(p *corev1.Pod) {
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "kube-api-access-y", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+		},
+		"the token's volume elsewhere": func(p *corev1.Pod) {
+			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "kube-api-access-x", MountPath: "/gateway", SubPath: "x"})
+		},
+		"a probe that runs something": func(p *corev1.Pod) {
+			p.Spec.Containers[0].StartupProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}}
+		},
+		"a variable": func(p *corev1.Pod) {
+			p.Spec.Containers[0].Env = append(p.Spec.Containers[0].Env, corev1.EnvVar{Name: "GODEBUG", Value: "x"})
+		},
+		"privileges":      func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext.Privileged = ptr.To(true) },
+		"another account": func(p *corev1.Pod) { p.Spec.ServiceAccountName = "default" },
+		"another tunnel":  func(p *corev1.Pod) { p.Labels[v1alpha1.LabelTunnel] = "other" },
+		"no tunnel":       func(p *corev1.Pod) { delete(p.Labels, v1alpha1.LabelTunnel) },
+		"another role":    func(p *corev1.Pod) { p.Labels[v1alpha1.LabelRole] = "member" },
 	} {
 		if d := Decide(in(change)); d.Outcome != Deny || d.Reason != LabelConflict || !strings.Contains(d.Message, v1alpha1.LabelRole) {
 			t.Errorf("with %s: %s %s: %s", name, d.Outcome, d.Reason, d.Message)

@@ -128,7 +128,7 @@ func (p *Plan) members(t *v1alpha1.TenantTunnel, pods []*corev1.Pod, existing ma
 		if m == nil && pod.DeletionTimestamp != nil {
 			continue
 		}
-		want := DesiredMember{Name: pod.Name, PodUID: pod.UID, Tunnel: t.Name, Role: roleOf(pod)}
+		want := DesiredMember{Name: pod.Name, PodUID: pod.UID, Tunnel: t.Name, Role: roleOf(t, pod)}
 		var err error
 		if want.Role == v1alpha1.RoleMember { // a gateway's ports are not the tunnel's to reach
 			if want.Ports, err = PodPorts(pod); err != nil {
@@ -150,8 +150,13 @@ func (p *Plan) members(t *v1alpha1.TenantTunnel, pods []*corev1.Pod, existing ma
 	}
 }
 
-func roleOf(pod *corev1.Pod) v1alpha1.MemberRole {
-	if pod.Labels[v1alpha1.LabelRole] == v1alpha1.LabelRoleGateway {
+// GatewayName is the name of everything that a tunnel's gateway consists of. The prefix is ours alone: the operator's rights to make
+// gateways are bounded by it.
+func GatewayName(tunnel string) string { return "tenantwire-gateway-" + tunnel }
+
+// roleOf looks at the pod's account too, which cannot be changed as labels can.
+func roleOf(t *v1alpha1.TenantTunnel, pod *corev1.Pod) v1alpha1.MemberRole {
+	if t.Spec.Gateway != nil && pod.Labels[v1alpha1.LabelRole] == v1alpha1.LabelRoleGateway && pod.Spec.ServiceAccountName == GatewayName(t.Name) {
 		return v1alpha1.RoleGateway
 	}
 	return v1alpha1.RoleMember

@@ -63,7 +63,7 @@ func (p *plane) activate(known map[key.Public]netip.AddrPort) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	told := p.told
-	p.standby, p.told = false, nil
+	p.standby, p.tookOver, p.told = false, true, nil
 	if told == nil {
 		return nil
 	}
@@ -77,14 +77,14 @@ func (p *plane) activate(known map[key.Public]netip.AddrPort) error {
 	if err := p.applyLocked(*told); err != nil {
 		return err
 	}
-	return p.greet()
+	return p.greet(slices.Collect(maps.Values(p.has.peers))...)
 }
 
-// greet begins a handshake with every peer whose endpoint is known. A keepalive that begins does so at once; those who have none
+// greet begins a handshake with those peers whose endpoint is known. A keepalive that begins does so at once; those who have none
 // otherwise lose it again.
-func (p *plane) greet() error {
+func (p *plane) greet(peers ...datapath.Peer) error {
 	var hello, back []datapath.Peer
-	for _, peer := range p.has.peers {
+	for _, peer := range peers {
 		if !peer.Endpoint.IsValid() || peer.Keepalive > 0 {
 			continue
 		}

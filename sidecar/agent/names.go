@@ -39,9 +39,15 @@ func (p *plane) move(k key.Public, name string, to netip.AddrPort) error {
 	if !ok || p.has.names[k] != name {
 		return nil
 	}
+	first := !peer.Endpoint.IsValid()
 	peer.Endpoint = to
 	if err := p.device.UpdatePeers([]datapath.Peer{peer}, nil); err != nil {
 		return fmt.Errorf("move peer: %w", err)
+	}
+	if first && p.tookOver {
+		if err := p.greet(peer); err != nil {
+			return err
+		}
 	}
 	p.has.peers = maps.Clone(p.has.peers) // others read the old one
 	p.has.peers[k] = peer

@@ -59,6 +59,7 @@ type plane struct {
 
 	mu       sync.Mutex // guards what follows
 	standby  bool       // another process carries: nothing is opened
+	tookOver bool       // another process carried before: peers are told
 	told     *desired   // while standing by: what to do once that is over
 	device   datapath.Datapath
 	relay    *relay.Relay

@@ -192,7 +192,10 @@ func (q *query) isDue(now time.Time, live datapath.PeerStats) bool {
 func (r *Resolver) look(ctx context.Context, q query) {
 	to, err := r.lookup(ctx, q)
 	if err == nil && to != q.at {
-		err = r.o.Move(q.peer, q.text, to)
+		r.place(q, to) // first, as whoever configures the peer meanwhile asks At
+		if err = r.o.Move(q.peer, q.text, to); err != nil {
+			r.place(q, q.at)
+		}
 	}
 	if ctx.Err() != nil {
 		return
@@ -213,10 +216,18 @@ func (r *Resolver) look(ctx context.Context, q query) {
 		return
 	}
 	r.found++
-	if n.at != to || n.problem != "" {
+	if q.at != to || n.problem != "" {
 		r.o.Log.Info("endpoint found", "endpoint", n.text, "publicKey", q.peer.String(), "address", to.String())
 	}
-	n.at, n.problem = to, ""
+	n.problem = ""
+}
+
+func (r *Resolver) place(q query, at netip.AddrPort) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n, ok := r.names[q.peer]; ok && n.text == q.text {
+		n.at = at
+	}
 }
 
 func (r *Resolver) lookup(ctx context.Context, q query) (netip.AddrPort, error) {

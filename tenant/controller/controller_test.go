@@ -79,14 +79,14 @@ func makeTunnel(t *testing.T, ns, spec string) *v1alpha1.TenantTunnel {
 	return &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "main", UID: u.GetUID()}}
 }
 
-func makePod(t *testing.T, ns, name, tunnel string, annotations map[string]string, label ...string) *corev1.Pod {
+func makePod(t *testing.T, ns, name, tunnel string, annotations map[string]string, change ...func(*corev1.Pod)) *corev1.Pod {
 	t.Helper()
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Annotations: annotations, Labels: map[string]string{v1alpha1.LabelTunnel: tunnel}},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "app", Ports: []corev1.ContainerPort{{ContainerPort: 8080}}}}},
 	}
-	if len(label) == 2 {
-		pod.Labels[label[0]] = label[1]
+	for _, f := range change {
+		f(pod)
 	}
 	// The account controller does not run here.
 	automount := false

@@ -12,18 +12,21 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/tenantwire/tenantwire/injector"
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
 // gatewayReconciler keeps what the gateways of tunnels consist of. It makes their keys and cannot read them afterwards.
 type gatewayReconciler struct {
-	client client.Client
-	pods   *injector.Config // what gateway pods have in common
+	client   client.Client
+	recorder events.EventRecorder
+	pods     *injector.Config // what gateway pods have in common
 }
 
 // gatewayResync is how often what was changed or deleted by others is set right, should nothing else bring us back.
@@ -40,14 +43,19 @@ func (r *gatewayReconciler) Reconcile(ctx context.Context, req reconcile.Request
 	if err := r.key(ctx, t); err != nil {
 		return reconcile.Result{}, err
 	}
+	var errs []error // one that is refused, a port that is taken, does not keep the others away
 	for _, o := range r.pods.Gateway(t) {
 		u, err := applyConfiguration(o)
 		if err == nil {
 			_, err = apply(ctx, r.client, u)
 		}
-		if err != nil {
-			return reconcile.Result{}, ignoreTerminating(err)
+		if err = ignoreTerminating(err); err != nil {
+			errs = append(errs, err)
 		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		r.recorder.Eventf(t, nil, corev1.EventTypeWarning, string(tenant.ReasonApplyFailed), "Apply", "the gateway is not as spec.gateway says: %s", err)
+		return reconcile.Result{}, err
 	}
 	return reconcile.Result{RequeueAfter: gatewayResync}, nil
 }
@@ -59,14 +67,14 @@ func (r *gatewayReconciler) key(ctx context.Context, t *v1alpha1.TenantTunnel) e
 		return nil
 	}
 	if err = ignoreTerminating(err); err != nil {
-		return fmt.Errorf("make the key of gateway %s/%s: %w", t.Namespace, injector.GatewayName(t.Name), err)
+		return fmt.Errorf("make the key of gateway %s/%s: %w", t.Namespace, tenant.GatewayName(t.Name), err)
 	}
 	return nil
 }
 
 // remove deletes the gateway of a tunnel that has none any more, the Deployment last: it is how we know that there was one.
 func (r *gatewayReconciler) remove(ctx context.Context, t *v1alpha1.TenantTunnel) error {
-	name := types.NamespacedName{Namespace: t.Namespace, Name: injector.GatewayName(t.Name)}
+	name := types.NamespacedName{Namespace: t.Namespace, Name: tenant.GatewayName(t.Name)}
 	var d appsv1.Deployment
 	if err := r.client.Get(ctx, name, &d); err != nil {
 		return client.IgnoreNotFound(err)
@@ -74,18 +82,19 @@ func (r *gatewayReconciler) remove(ctx context.Context, t *v1alpha1.TenantTunnel
 	if !metav1.IsControlledBy(&d, t) {
 		return nil // somebody else's of that name
 	}
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}
-	objects := []client.Object{secret}
+	objects := []client.Object{injector.GatewayKey(t, "")}
 	with := t.DeepCopy()
 	with.Spec.Gateway = &v1alpha1.Gateway{}
 	for _, o := range r.pods.Gateway(with) {
 		objects = append(objects, o.(client.Object)) //nolint:forcetypeassert // every kind of the API is one
 	}
 	var errs []error
-	for _, o := range objects {
+	for i, o := range objects {
+		if i == len(objects)-1 && len(errs) > 0 {
+			break
+		}
 		if err := client.IgnoreNotFound(r.client.Delete(ctx, o, client.PropagationPolicy(metav1.DeletePropagationBackground))); err != nil {
 			errs = append(errs, fmt.Errorf("delete %T %s: %w", o, name, err))
-			break
 		}
 	}
 	return errors.Join(errs...)

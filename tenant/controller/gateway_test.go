@@ -27,7 +27,7 @@ func gatewayPods() injector.Config {
 
 // gatewayParts are all that a gateway consists of.
 func gatewayParts() []client.Object {
-	return []client.Object{&corev1.Secret{}, &corev1.ServiceAccount{}, &coordinationv1.Lease{}, &rbacv1.Role{}, &rbacv1.RoleBinding{}, &corev1.Service{},
+	return []client.Object{&corev1.ServiceAccount{}, &coordinationv1.Lease{}, &rbacv1.Role{}, &rbacv1.RoleBinding{}, &corev1.Service{},
 		&networkingv1.NetworkPolicy{}, &appsv1.Deployment{}}
 }
 
@@ -37,7 +37,7 @@ func TestGatewayObjects(t *testing.T) {
 	start(t)
 	ns := namespace(t)
 	tun := makeTunnel(t, ns, "{gateway: {replicas: 3, service: {type: NodePort}}}")
-	at := client.ObjectKey{Namespace: ns, Name: "main-gateway"}
+	at := client.ObjectKey{Namespace: ns, Name: "tenantwire-gateway-main"}
 	there := func() error {
 		for _, o := range gatewayParts() {
 			if err := cluster.admin.Get(t.Context(), at, o); err != nil {
@@ -51,7 +51,8 @@ func TestGatewayObjects(t *testing.T) {
 	}
 	eventually(t, there)
 	var secret corev1.Secret
-	must(t, cluster.admin.Get(t.Context(), at, &secret))
+	keyAt := client.ObjectKey{Namespace: ns, Name: injector.GatewayKey(tun, "").Name}
+	must(t, cluster.admin.Get(t.Context(), keyAt, &secret))
 	made := string(secret.Data[injector.KeyName])
 	if _, err := key.ParsePrivate(made); err != nil {
 		t.Errorf("the key of %d bytes: %v", len(made), err)
@@ -75,7 +76,7 @@ func TestGatewayObjects(t *testing.T) {
 		}
 		return err
 	})
-	must(t, cluster.admin.Get(t.Context(), at, &secret))
+	must(t, cluster.admin.Get(t.Context(), keyAt, &secret))
 	if string(secret.Data[injector.KeyName]) != made {
 		t.Error("the key is another one now")
 	}
@@ -86,6 +87,9 @@ func TestGatewayObjects(t *testing.T) {
 
 	change(`{"spec":{"gateway":null}}`)
 	eventually(t, func() error {
+		if err := cluster.admin.Get(t.Context(), keyAt, &secret); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the key is still there: %w", err)
+		}
 		for _, o := range gatewayParts() {
 			if err := cluster.admin.Get(t.Context(), at, o); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("%T is still there: %w", o, err)
@@ -100,7 +104,17 @@ func TestGatewayMember(t *testing.T) {
 	start(t)
 	ns := namespace(t)
 	tun := makeTunnel(t, ns, "{gateway: {}}")
-	pod := makePod(t, ns, "main-gateway-x", "main", map[string]string{v1alpha1.AnnotationExpose: "22"}, v1alpha1.LabelRole, v1alpha1.LabelRoleGateway)
+	claims := func(p *corev1.Pod) { p.Labels[v1alpha1.LabelRole] = v1alpha1.LabelRoleGateway }
+	if m := getMember(t, makePod(t, ns, "claims", "main", nil, claims)); m.Spec.Role != v1alpha1.RoleMember {
+		t.Errorf("a pod that only has the label is a %s", m.Spec.Role)
+	}
+	deletePod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "claims"}})
+	noMember(t, ns, "claims")
+	eventually(t, func() error {
+		return cluster.admin.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "tenantwire-gateway-main"}, &corev1.ServiceAccount{})
+	})
+	pod := makePod(t, ns, "tenantwire-gateway-main-x", "main", map[string]string{v1alpha1.AnnotationExpose: "22"}, claims,
+		func(p *corev1.Pod) { p.Spec.ServiceAccountName = "tenantwire-gateway-main" })
 	m := getMember(t, pod)
 	if m.Spec.Role != v1alpha1.RoleGateway || len(m.Spec.Ports) != 0 {
 		t.Errorf("role %q, ports %v", m.Spec.Role, m.Spec.Ports)
@@ -136,7 +150,7 @@ func TestGatewayRightsAreBounded(t *testing.T) {
 	must(t, err)
 	ns := namespace(t)
 	must(t, cluster.admin.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "password"}}))
-	must(t, cluster.admin.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "my-gateway"}}))
+	must(t, cluster.admin.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "tenantwire-gateway-mine"}}))
 	pods := gatewayPods()
 	objects := func() map[string]client.Object {
 		tun := &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "main", UID: "11111111-1111-1111-1111-111111111111"},
@@ -216,13 +230,13 @@ func TestGatewayRightsAreBounded(t *testing.T) {
 	} {
 		o := objects()[c.kind]
 		if c.change(o); c.kind == "Role" {
-			o.SetName("second-gateway")
+			o.SetName("tenantwire-gateway-second")
 		}
 		if err := try(o); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
 			t.Errorf("%s with %s: %v, want it refused", c.kind, name, err)
 		}
 	}
-	for _, name := range []string{"password", "my-gateway"} { // made by others, and one even has the name
+	for _, name := range []string{"password", "tenantwire-gateway-mine"} { // made by others, and one even has the name
 		if err := operator.Delete(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
 			t.Errorf("delete Secret %s: %v, want it refused", name, err)
 		}

@@ -61,7 +61,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	if err := setupPeer(mgr, o, recorder); err != nil {
 		return fmt.Errorf("set up the peer controller: %w", err)
 	}
-	if err := setupGateway(mgr, o); err != nil {
+	if err := setupGateway(mgr, o, recorder); err != nil {
 		return fmt.Errorf("set up the gateway controller: %w", err)
 	}
 	if err := setupCA(mgr, o); err != nil {
@@ -88,11 +88,11 @@ func setupPeer(mgr ctrl.Manager, o Options, recorder events.EventRecorder) error
 		Complete(&peerReconciler{client: mgr.GetClient(), recorder: recorder, now: o.Now})
 }
 
-func setupGateway(mgr ctrl.Manager, o Options) error {
+func setupGateway(mgr ctrl.Manager, o Options, recorder events.EventRecorder) error {
 	return ctrl.NewControllerManagedBy(mgr).Named("gateway").
 		Watches(&v1alpha1.TenantTunnel{}, enqueue(0, self), specChanged).
 		Watches(&appsv1.Deployment{}, enqueue(o.Debounce, tunnelOfPod), specChanged).
-		Complete(&gatewayReconciler{client: mgr.GetClient(), pods: &o.Pods})
+		Complete(&gatewayReconciler{client: mgr.GetClient(), recorder: recorder, pods: &o.Pods})
 }
 
 func setupCA(mgr ctrl.Manager, o Options) error {

@@ -36,9 +36,10 @@ func (s *Server) peers(w http.ResponseWriter, r *http.Request, id Identity) erro
 	if !ok {
 		return refuse(http.StatusNotFound, "tunnel %s/%s does not exist", m.Object.Namespace, m.Object.Spec.Tunnel)
 	}
+	decisions := tenant.DecidePeers(st.Tunnel, st.Peers, st.Members, st.Now)
 	byKey := make(map[string]*v1alpha1.TunnelPeer, len(st.Peers))
 	for i := range st.Peers {
-		if p := &st.Peers[i]; p.Spec.Tunnel == m.Object.Spec.Tunnel {
+		if p := &st.Peers[i]; decisions[p.Name].Accepted() { // of two with one key that is the one
 			byKey[p.Spec.PublicKey] = p
 		}
 	}

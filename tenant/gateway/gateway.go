@@ -30,7 +30,9 @@ type Options struct {
 	Lease     string        // name of the Lease, which exists
 	Identity  string        // the pod's name
 	Timing    Timing
-	Log       *slog.Logger
+	// Linger is how long the active pod carries on after it was told to end: who takes over may just be starting.
+	Linger time.Duration
+	Log    *slog.Logger
 }
 
 // Timing is how fast another pod takes over. Zero fields have their defaults.
@@ -62,7 +64,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 		return errors.New("--lease, POD_NAMESPACE and POD_NAME must be set")
 	}
 	klog.SetSlogLogger(o.Log)
-	carrying, lose := context.WithCancelCause(ctx)
+	carrying, lose := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer lose(nil)
 	active, fence := make(chan struct{}), newFence()
 	lock, err := newLease(cfg, o, fence)
@@ -76,6 +78,17 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	// The Lease outlasts ctx: it is given back once the tunnel is closed.
 	holding, release := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-active:
+			select {
+			case <-time.After(o.Linger):
+			case <-carrying.Done():
+			}
+		default:
+		}
+		lose(ctx.Err())
+	})()
 	prepared := make(chan struct{})
 	wg.Go(func() {
 		select {
@@ -89,6 +102,9 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	err = agent.RunMember(carrying, o.Agent)
 	release()
 	wg.Wait()
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	v1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/utils/ptr"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
 	"github.com/tenantwire/tenantwire/sidecar/key"
@@ -24,8 +25,8 @@ import (
 // annotationEndpoints on the Lease is where outside peers were last, for who takes over: KEY=ADDRESS:PORT, separated by spaces.
 const annotationEndpoints = "tenantwire.dev/endpoints"
 
-// maxEndpoints bounds that annotation to some 20 KB: the Lease is written several times a second.
-const maxEndpoints = 256
+// maxEndpoints bounds that annotation to some 5 KB: the Lease is written several times a second.
+const maxEndpoints = 64
 
 // lease is the Lease as the elector's lock. Another may take it when it has not been renewed for its duration, counted from when that
 // one saw it renewed, which is after we asked for that: so much the fence knows. It also hands over where peers are.
@@ -60,10 +61,15 @@ func (l *lease) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []
 		return nil, nil, err
 	}
 	l.set(o)
+	if holder(o) != l.identity {
+		l.fence.close() // somebody took it from us, or made it anew
+	}
 	r := resourcelock.LeaseSpecToLeaderElectionRecord(&o.Spec)
 	raw, err := json.Marshal(r)
 	return r, strconv.AppendInt(raw, r.RenewTime.UnixMicro(), 10), err
 }
+
+func holder(o *coordinationv1.Lease) string { return ptr.Deref(o.Spec.HolderIdentity, "") }
 
 func (l *lease) set(o *coordinationv1.Lease) {
 	l.mu.Lock()
@@ -103,6 +109,10 @@ func (l *lease) next(r resourcelock.LeaderElectionRecord) (*coordinationv1.Lease
 	defer l.mu.Unlock()
 	if l.current == nil {
 		return nil, errors.New("the lease was not read yet")
+	}
+	if r.HolderIdentity != l.identity && holder(l.current) != l.identity {
+		// The elector gives back what it had when it looked last: by now it may be another's.
+		return nil, errors.New("the lease is not ours to give back")
 	}
 	next := l.current.DeepCopy()
 	next.Spec = resourcelock.LeaderElectionRecordToLeaseSpec(&r)

@@ -17,7 +17,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Gateway",type=string,JSONPath=`.status.gateway.active`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="metadata.name must be at most 63 characters: it is used as a label value"
-// +kubebuilder:validation:XValidation:rule="!has(self.spec.gateway) || self.metadata.name.matches('^[a-z]([-a-z0-9]{0,53}[a-z0-9])?$')",message="metadata.name of a tunnel with spec.gateway must be at most 55 lower-case letters, digits and dashes, and begin with a letter: its Service is called NAME-gateway"
+// +kubebuilder:validation:XValidation:rule="!has(self.spec.gateway) || self.metadata.name.matches('^[a-z]([-a-z0-9]{0,42}[a-z0-9])?$')",message="metadata.name of a tunnel with spec.gateway must be at most 44 lower-case letters, digits and dashes, and begin with a letter: its Service is called tenantwire-gateway-NAME"
 type TenantTunnel struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -65,7 +65,7 @@ func TestGateway(t *testing.T) {
 	office := newSite(t)
 	n.Create(&v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Name: "office"}, Spec: v1alpha1.TunnelPeerSpec{
 		Tunnel: "main", PublicKey: office.private.Public().String(), Routes: []string{"192.168.10.0/24"}}})
-	office.startWith("office", fmt.Sprintf(`peers: [{publicKey: %s, endpoint: main-gateway.%s.svc:51820, allowedIPs: [10.77.0.0/24], keepalive: 1s}]
+	office.startWith("office", fmt.Sprintf(`peers: [{publicKey: %s, endpoint: tenantwire-gateway-main.%s.svc:51820, allowedIPs: [10.77.0.0/24], keepalive: 1s}]
 forwards:
 - {listen: 127.0.0.1:9000, targets: ["%s:8082"]}
 - {listen: 127.0.0.1:9001, targets: ["%s:8081"]}

@@ -198,7 +198,7 @@ func operatorIsRefused(t *testing.T, tenant *kit.Namespace) {
 	if err := operator.Create(t.Context(), pod); !apierrors.IsForbidden(err) {
 		t.Errorf("the operator creates a pod that mounts a Secret: %v, want it forbidden", err)
 	}
-	for _, name := range []string{"thief", "thief-gateway"} { // what the policy for gateways leaves of its right to make Deployments
+	for _, name := range []string{"thief", "tenantwire-gateway-thief"} { // what the policy for gateways leaves of its right to make Deployments
 		d := kit.Deployment(name, 1)
 		d.Namespace, d.Spec.Template.Spec = tenant.Name, pod.Spec
 		if err := operator.Create(t.Context(), d); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
