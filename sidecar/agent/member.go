@@ -25,6 +25,7 @@ type member struct {
 	client   *client
 	silence  time.Duration // how long a watch may say nothing
 	patience time.Duration // the longest wait between two sessions; one that lasted longer starts from the shortest wait again
+	end      func(error)   // of a process that takes turns with others; nil: it goes on, and may be a member again
 	reports  chan struct{} // capacity 1: the state to report may have changed
 
 	mu       sync.Mutex // guards what follows, for the proxies
@@ -48,6 +49,7 @@ func (m *member) run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { m.reportLoop(ctx) })
 	if m.Active != nil {
+		m.end = end
 		wg.Go(func() { end(m.awaitTurn(ctx)) })
 	}
 	m.follow(ctx)
@@ -131,6 +133,9 @@ func (m *member) gone(reason string) error {
 	}
 	if err := m.store.save(saved{}); err != nil {
 		m.Log.Warn("a restart would bring back a deleted tunnel", "error", err.Error())
+	}
+	if m.end != nil {
+		m.end(errGone) // another may be the tunnel's gateway: it must not wait for one that knows nobody
 	}
 	return errGone
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
 // A process that stands by follows the coordinator and opens nothing; when its turn comes it greets its peers, who need do nothing.
@@ -70,6 +71,27 @@ func TestStandbyCannotTakeOver(t *testing.T) {
 	select {
 	case err := <-l.done:
 		if err == nil || !strings.Contains(err.Error(), "take over") {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("it goes on")
+	}
+	l.done <- nil
+}
+
+// Whom the coordinator says to be no member any more ends instead of carrying on with no peers while others wait for their turn.
+func TestGoneEndsWhoTakesTurns(t *testing.T) {
+	l := newLab(t)
+	active := make(chan struct{})
+	l.opts.Active, l.opts.Prepared = active, func() { close(active) }
+	l.start(t)
+	s := l.c.next(t, "")
+	s.send(t, snapshot(l.config()))
+	l.c.reported(t, true)
+	s.send(t, wire.Event{Type: wire.Gone, Reason: "deleted"})
+	select {
+	case err := <-l.done:
+		if !errors.Is(err, errGone) {
 			t.Errorf("it ended with %v", err)
 		}
 	case <-time.After(patience):

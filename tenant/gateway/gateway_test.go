@@ -305,20 +305,31 @@ func TestOptionsAreNamed(t *testing.T) {
 
 func TestEndpointsAreHandedOver(t *testing.T) {
 	at := map[key.Public]netip.AddrPort{key.NewPrivate().Public(): netip.MustParseAddrPort("[2001:db8::1]:51820"), key.NewPrivate().Public(): netip.MustParseAddrPort("192.0.2.1:1")}
-	if got := parseEndpoints(formatEndpoints(at)); !maps.Equal(got, at) {
+	if got := parseEndpoints(formatEndpoints(at, nil)); !maps.Equal(got, at) {
 		t.Errorf("%v became %v", at, got)
 	}
 	k := key.NewPrivate().Public().String()
 	for _, bad := range []string{"", "=", "x", k, k + "=", k + "=192.0.2.1", k + "=192.0.2.1:0", k + "=0.0.0.0:1", k + "=224.0.0.1:1", k + "=255.255.255.255:1", k + "=[fe80::1%eth0]:1", "x=192.0.2.1:1"} {
-		if got := parseEndpoints(bad + " " + formatEndpoints(at)); !maps.Equal(got, at) {
+		if got := parseEndpoints(bad + " " + formatEndpoints(at, nil)); !maps.Equal(got, at) {
 			t.Errorf("%q: %v", bad, got)
 		}
+	}
+	one, moved := key.NewPrivate().Public(), netip.MustParseAddrPort("192.0.2.9:9")
+	before := maps.Clone(at)
+	before[one] = netip.MustParseAddrPort("192.0.2.8:8")
+	want := maps.Clone(at)
+	want[one] = moved
+	if got := parseEndpoints(formatEndpoints(map[key.Public]netip.AddrPort{one: moved}, before)); !maps.Equal(got, want) {
+		t.Errorf("after one was heard of: %v, want %v", got, want)
+	}
+	if got := parseEndpoints(formatEndpoints(nil, at)); !maps.Equal(got, at) {
+		t.Errorf("after nobody was heard of: %v, want %v", got, at)
 	}
 	many := map[key.Public]netip.AddrPort{}
 	for i := range 2 * maxEndpoints {
 		many[key.Public{byte(i), byte(i >> 8), 1}] = netip.MustParseAddrPort("192.0.2.1:1")
 	}
-	if s := formatEndpoints(many); len(parseEndpoints(s)) != maxEndpoints || len(s) > 5<<10 {
+	if s := formatEndpoints(many, at); len(parseEndpoints(s)) != maxEndpoints || len(s) > 5<<10 {
 		t.Errorf("%d endpoints in %d bytes", len(parseEndpoints(s)), len(s))
 	}
 }

@@ -117,12 +117,14 @@ func (l *lease) next(r resourcelock.LeaderElectionRecord) (*coordinationv1.Lease
 	next := l.current.DeepCopy()
 	next.Spec = resourcelock.LeaderElectionRecordToLeaseSpec(&r)
 	if l.heard != nil {
-		metav1.SetMetaDataAnnotation(&next.ObjectMeta, annotationEndpoints, formatEndpoints(l.heard))
+		before := parseEndpoints(next.Annotations[annotationEndpoints])
+		metav1.SetMetaDataAnnotation(&next.ObjectMeta, annotationEndpoints, formatEndpoints(l.heard, before))
 	}
 	return next, nil
 }
 
-// Heard is where outside peers are; the next renewal writes it.
+// Heard is where outside peers are; the next renewal writes it. Those that we have not heard of stay where who was active before had
+// them: we may be gone before they have answered us.
 func (l *lease) Heard(at map[key.Public]netip.AddrPort) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -139,12 +141,20 @@ func (l *lease) Endpoints() map[key.Public]netip.AddrPort {
 	return parseEndpoints(l.current.Annotations[annotationEndpoints])
 }
 
-func formatEndpoints(at map[key.Public]netip.AddrPort) string {
-	words := make([]string, 0, len(at))
-	for k, e := range at {
-		words = append(words, k.String()+"="+e.String())
+// formatEndpoints takes as many as there may be: those heard of first, and of the others who is not among them.
+func formatEndpoints(heard, before map[key.Public]netip.AddrPort) string {
+	words := make([]string, 0, len(heard)+len(before))
+	add := func(at map[key.Public]netip.AddrPort, but map[key.Public]netip.AddrPort) {
+		from := len(words)
+		for k, e := range at {
+			if _, there := but[k]; !there {
+				words = append(words, k.String()+"="+e.String())
+			}
+		}
+		slices.Sort(words[from:])
 	}
-	slices.Sort(words)
+	add(heard, nil)
+	add(before, heard)
 	return strings.Join(words[:min(len(words), maxEndpoints)], " ")
 }
 
