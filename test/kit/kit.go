@@ -26,7 +26,7 @@ type T interface {
 }
 
 // Deadline of helpers that wait for the cluster. It is generous: it is only reached by what never happens.
-const Deadline = 150 * time.Second
+const Deadline = 90 * time.Second
 
 // poll is how often is looked.
 const poll = 100 * time.Millisecond
