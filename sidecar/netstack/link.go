@@ -25,6 +25,7 @@ type link struct {
 	mtu        atomic.Int32
 	outside    atomic.Pointer[Outside]
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
+	closed     *closedWindows
 }
 
 var (
@@ -33,7 +34,7 @@ var (
 )
 
 func newLink(s *Stack, mtu int) *link {
-	l := &link{s: s}
+	l := &link{s: s, closed: newClosedWindows()}
 	l.mtu.Store(int32(mtu))
 	return l
 }
@@ -73,6 +74,9 @@ func destination(pkt *stack.PacketBuffer) (to netip.Addr, ok bool) {
 func (l *link) send(out Outside, to netip.Addr, pkt *stack.PacketBuffer) {
 	var c cutter
 	c.start(pkt, int(l.mtu.Load()))
+	if c.segment {
+		l.closed.leaves(c.hdr[:c.l3], c.hdr[c.l3:])
+	}
 	for !c.done {
 		b := out.NewBatch(c.room())
 		size := c.emit(b)

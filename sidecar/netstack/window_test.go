@@ -1,0 +1,143 @@
+package netstack
+
+import (
+	"bytes"
+	"io"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// rawTCP is the other end of one connection, that says exactly what it is told to.
+type rawTCP struct {
+	t    *testing.T
+	s    *Stack
+	from chan []byte
+	seq  uint32 // of what it sends next
+	ack  uint32 // all of what it got
+	edge uint32 // the furthest that it was ever allowed to send
+	unit uint   // of the window
+}
+
+func (r *rawTCP) send(seq uint32, flags header.TCPFlags, payload []byte, options ...byte) {
+	const port = 4242
+	b := segment(v4(9), v4(1), port, seq, byte(flags), append(bytes.Clone(options), payload...))
+	tcp := header.TCP(b[ipv4Header:])
+	tcp.SetDataOffset(uint8(tcpHeader + len(options)))
+	tcp.SetAckNumber(r.ack)
+	tcp.SetWindowSize(60000)
+	r.s.Deliver([][]byte{b}, 0)
+}
+
+// next is the next segment from the stack, or nil after a while without.
+func (r *rawTCP) next(wait time.Duration) header.TCP {
+	select {
+	case b := <-r.from:
+		tcp := header.TCP(b[ipv4Header:])
+		window := uint32(tcp.WindowSize())
+		if tcp.Flags()&header.TCPFlagSyn == 0 {
+			window <<= r.unit
+		}
+		if edge := tcp.AckNumber() + window; int32(edge-r.edge) > 0 || r.edge == 0 {
+			r.edge = edge
+		}
+		return tcp
+	case <-time.After(wait):
+		return nil
+	}
+}
+
+// open connects and returns what the stack's side has.
+func (r *rawTCP) open(to <-chan datapath.Stream) datapath.Stream {
+	const start = 1000
+	r.send(start, header.TCPFlagSyn, nil, 3, 3, 7, 1)
+	reply := r.next(5 * time.Second)
+	if reply == nil || reply.Flags() != header.TCPFlagSyn|header.TCPFlagAck {
+		r.t.Fatalf("no answer to a SYN: %v", reply)
+	}
+	r.unit = uint(header.ParseSynOptions(reply.Options(), true).WS)
+	r.seq, r.ack = start+1, reply.SequenceNumber()+1
+	r.send(r.seq, header.TCPFlagAck, nil)
+	return <-to
+}
+
+// TestClosedWindow has a peer fill the receive window to its very last byte, of which the stack can advertise no part, being less than
+// a window's unit: what the peer acknowledges from there counts, or an application that reads only what it could answer waits for ever.
+func TestClosedWindow(t *testing.T) {
+	s := newStack(t, 1, 1420)
+	r := &rawTCP{t: t, s: s, from: make(chan []byte, 10000)}
+	s.Connect(&wire{mtu: 1420, see: func(p []byte) { r.from <- bytes.Clone(p) }})
+	accepted := make(chan datapath.Stream, 1)
+	s.HandleTCP(func(q datapath.TCPRequest) {
+		c, err := q.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	})
+	app := r.open(accepted)
+	if 1<<r.unit != windowUnit {
+		t.Fatalf("a window's unit is %d, not %d", 1<<r.unit, windowUnit)
+	}
+
+	// Fill it but for less than a unit.
+	const rest = 28
+	closed := false
+	for r.edge == 0 || int32(r.edge-r.seq) > rest {
+		n := min(1340, r.edge-r.seq-rest)
+		r.send(r.seq, header.TCPFlagAck, make([]byte, n))
+		r.seq += n
+		for reply := r.next(10 * time.Millisecond); reply != nil; reply = r.next(0) {
+			closed = reply.WindowSize() == 0
+		}
+	}
+	for reply := r.next(100 * time.Millisecond); reply != nil; reply = r.next(100 * time.Millisecond) {
+		closed = reply.WindowSize() == 0
+	}
+	if !closed || r.edge-r.seq == 0 {
+		t.Fatalf("the window is not closed with a rest: %v, %d bytes", closed, r.edge-r.seq)
+	}
+	// The peer may send the rest, and it is lost. What it says next is from behind it.
+	behind := r.seq + rest
+
+	const size = 300 << 10
+	go func() { _, _ = app.Write(make([]byte, size)) }()
+	got := 0
+	for got < size {
+		reply := r.next(5 * time.Second)
+		if reply == nil {
+			t.Fatalf("after %d bytes of %d nothing more comes: what was acknowledged is not heard", got, size)
+		}
+		if n := len(reply) - int(reply.DataOffset()); n > 0 && reply.SequenceNumber() == r.ack {
+			got += n
+			r.ack += uint32(n)
+			r.send(behind, header.TCPFlagAck, nil)
+		}
+	}
+	// Once the application reads, the peer sends the rest again and goes on.
+	read := make(chan int64, 1)
+	go func() {
+		n, _ := io.Copy(io.Discard, app)
+		read <- n
+	}()
+	whole := int64(r.seq+rest-1001) + 1340
+	for deadline := time.Now().Add(5 * time.Second); int32(r.edge-behind) < 1340; {
+		if time.Now().After(deadline) {
+			t.Fatal("the window does not open again")
+		}
+		r.next(10 * time.Millisecond)
+	}
+	r.send(r.seq, header.TCPFlagAck, make([]byte, rest))
+	r.send(behind, header.TCPFlagAck|header.TCPFlagFin, make([]byte, 1340))
+	select {
+	case n := <-read:
+		if n != whole {
+			t.Errorf("%d bytes arrived of %d", n, whole)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the end did not arrive")
+	}
+}
