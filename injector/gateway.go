@@ -29,6 +29,12 @@ const (
 	KeyName   = "private" // in the Secret
 )
 
+// Peers' preshared keys, from a Secret that the tenant makes, or not.
+const (
+	presharedVolume = VolumePrefix + "psk"
+	presharedPath   = "/etc/tenantwire/psk"
+)
+
 // gatewayContainer is the name of the gateway's only container.
 const gatewayContainer = "gateway"
 
@@ -140,7 +146,8 @@ func (g *gateway) pod() corev1.PodSpec {
 		SecurityContext:               &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 		Containers:                    []corev1.Container{g.container()},
 		Volumes: append(volumes(), corev1.Volume{Name: keyVolume, VolumeSource: corev1.VolumeSource{
-			Secret: &corev1.SecretVolumeSource{SecretName: g.secret(), DefaultMode: ptr.To[int32](0o440)}}}),
+			Secret: &corev1.SecretVolumeSource{SecretName: g.secret(), DefaultMode: ptr.To[int32](0o440)}}}, corev1.Volume{Name: presharedVolume, VolumeSource: corev1.VolumeSource{
+			Secret: &corev1.SecretVolumeSource{SecretName: tenant.PresharedKeys(g.tunnel.Name), DefaultMode: ptr.To[int32](0o440), Optional: ptr.To(true)}}}),
 		TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: corev1.LabelHostname,
 			WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: &metav1.LabelSelector{MatchLabels: g.labels()}}},
 	}
@@ -162,11 +169,13 @@ func (g *gateway) container() corev1.Container {
 		"--ca-file=" + IdentityPath + "/" + CAKey,
 		"--state-dir=" + StatePath,
 		"--key-file=" + keyPath + "/" + KeyName,
+		"--preshared-keys=" + presharedPath,
 		"--lease=" + g.name,
 		"--listen-port=" + strconv.Itoa(ListenPort),
 		"--health-port=" + strconv.Itoa(HealthPort),
 	}
-	ct.VolumeMounts = append(ct.VolumeMounts, corev1.VolumeMount{Name: keyVolume, MountPath: keyPath, ReadOnly: true})
+	ct.VolumeMounts = append(ct.VolumeMounts, corev1.VolumeMount{Name: keyVolume, MountPath: keyPath, ReadOnly: true},
+		corev1.VolumeMount{Name: presharedVolume, MountPath: presharedPath, ReadOnly: true})
 	return ct
 }
 

@@ -168,9 +168,8 @@ func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates)
 	s := coordinator.New(coordinator.Options{
 		Store: &coordinator.ClusterStore{Client: mgr.GetClient()}, Log: o.Log.WithName("coordinator"), Metrics: m, TLS: t,
 		Addr: net.JoinHostPort("", strconv.Itoa(o.CoordinatorPort)),
-		Event: func(about coordinator.Identity, kind string, reason tenant.Reason, message string) {
-			pod := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: about.Pod.Namespace, Name: about.Pod.Name, UID: about.UID}
-			recorder.Eventf(pod, nil, kind, string(reason), "ChooseDatapath", "%s", message)
+		Event: func(about corev1.ObjectReference, kind string, reason tenant.Reason, action, message string) {
+			recorder.Eventf(&about, nil, kind, string(reason), action, "%s", message)
 		},
 	})
 	if err := coordinator.WatchChanges(context.Background(), mgr.GetCache(), s.Changed); err != nil {

@@ -123,6 +123,13 @@ func (a *Allocator) Keep(addresses []string) bool {
 	return true
 }
 
+// Reserve keeps addresses from being given out.
+func (a *Allocator) Reserve(addresses []netip.Addr) {
+	for _, addr := range addresses {
+		a.taken[addr] = struct{}{}
+	}
+}
+
 // Take gives a pod its addresses: IPv6 and, where the tunnel has a pool, IPv4.
 func (a *Allocator) Take(podUID types.UID) ([]string, error) {
 	if !a.ipv6.IsValid() {

@@ -89,8 +89,8 @@ func NewNetwork(s State) *Network {
 func outsidePeers(accepted []peer) []wire.Peer {
 	out := make([]wire.Peer, 0, len(accepted))
 	for _, p := range accepted {
-		routes := slices.SortedFunc(slices.Values(p.routes), netip.Prefix.Compare)
-		out = append(out, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, EndpointName: p.endpointName, AllowedIPs: routes, Outside: true, KeepaliveSeconds: p.keepalive})
+		out = append(out, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, EndpointName: p.endpointName, AllowedIPs: p.allowedIPs(), Outside: true,
+			KeepaliveSeconds: p.keepalive, PresharedKey: p.preshared})
 	}
 	return out
 }

@@ -98,6 +98,9 @@ func describe(t *testing.T, s State) []txtar.File {
 	decisions := DecidePeers(s.Tunnel, s.Peers, s.Members, s.Now)
 	for _, name := range slices.Sorted(maps.Keys(decisions)) {
 		fmt.Fprintf(&verdicts, "peer %s: %s: %s\n", name, decisions[name].Reason, decisions[name].Message)
+		if a := decisions[name].Addresses; len(a) > 0 {
+			fmt.Fprintf(&verdicts, "  at %s\n", strings.Join(a, " "))
+		}
 	}
 	files := []txtar.File{{Name: "decisions", Data: []byte(verdicts.String())}}
 	n := NewNetwork(s)

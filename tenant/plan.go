@@ -82,7 +82,7 @@ func NewPlan(in Inputs, name string) Plan {
 	if in.Tunnel == nil {
 		return p
 	}
-	p.members(in.Tunnel, pods, existing)
+	p.members(in, pods, existing)
 	p.Status = tunnelStatus(in, kept, len(p.Apply), p.Problems)
 	return p
 }
@@ -110,7 +110,8 @@ func joining(in Inputs) []*corev1.Pod {
 }
 
 // members plans one TunnelMember for each pod. Addresses in use are kept before any new one is given out.
-func (p *Plan) members(t *v1alpha1.TenantTunnel, pods []*corev1.Pod, existing map[string]*v1alpha1.TunnelMember) {
+func (p *Plan) members(in Inputs, pods []*corev1.Pod, existing map[string]*v1alpha1.TunnelMember) {
+	t := in.Tunnel
 	allocator := NewAllocator(t)
 	keeps := make(map[string]bool, len(pods))
 	old := make([]*v1alpha1.TunnelMember, 0, len(pods))
@@ -123,6 +124,7 @@ func (p *Plan) members(t *v1alpha1.TenantTunnel, pods []*corev1.Pod, existing ma
 	for _, m := range old {
 		keeps[m.Name] = allocator.Keep(m.Spec.Addresses)
 	}
+	allocator.Reserve(peerAddresses(t, in.Peers))
 	for _, pod := range pods {
 		m := existing[pod.Name]
 		if m == nil && pod.DeletionTimestamp != nil {
@@ -153,6 +155,9 @@ func (p *Plan) members(t *v1alpha1.TenantTunnel, pods []*corev1.Pod, existing ma
 // GatewayName is the name of everything that a tunnel's gateway consists of. The prefix is ours alone: the operator's rights to make
 // gateways are bounded by it.
 func GatewayName(tunnel string) string { return "tenantwire-gateway-" + tunnel }
+
+// PresharedKeys is the name of the Secret that holds the preshared keys of a tunnel's peers, one an entry. The tenant makes it.
+func PresharedKeys(tunnel string) string { return "tenantwire-psk-" + tunnel }
 
 // roleOf looks at the pod's account too, which cannot be changed as labels can.
 func roleOf(t *v1alpha1.TenantTunnel, pod *corev1.Pod) v1alpha1.MemberRole {

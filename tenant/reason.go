@@ -17,6 +17,8 @@ const (
 	ReasonInvalid Reason = "Invalid"
 	// ReasonRouteOverlap: a route overlaps an older peer's or the tunnel's own addresses.
 	ReasonRouteOverlap Reason = "RouteOverlap"
+	// ReasonDuplicateAddress: a member or an older peer has one of the addresses.
+	ReasonDuplicateAddress Reason = "DuplicateAddress"
 	// ReasonDuplicateKey: an older peer or a member has the same public key.
 	ReasonDuplicateKey Reason = "DuplicateKey"
 )
@@ -35,6 +37,10 @@ const (
 	ReasonHandshake Reason = "Handshake"
 	// ReasonIdle: there was none. Nobody knows whether the peer is away or has nothing to say.
 	ReasonIdle Reason = "Idle"
+	// ReasonPresharedKeyMissing: the gateway does not find spec.presharedKey. The peer is kept out.
+	ReasonPresharedKeyMissing Reason = "PresharedKeyMissing"
+	// ReasonPresharedKeyInvalid: what the gateway finds is no key. The peer is kept out.
+	ReasonPresharedKeyInvalid Reason = "PresharedKeyInvalid"
 )
 
 // Reasons of the condition Ready of a tunnel, and of what keeps pods out of it.

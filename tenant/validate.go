@@ -19,15 +19,33 @@ type peer struct {
 	key          key.Public
 	endpoint     netip.AddrPort // zero: it dials, or has a name
 	endpointName string         // HOST:PORT that members look up
+	addresses    []netip.Addr   // its own
 	routes       []netip.Prefix
 	keepalive    int
+	preshared    string // entry of the Secret that holds the key; empty: none
 }
 
-// DecidePeers says of every TunnelPeer of a tunnel whether it is acted on. Of two that contradict each other the older one
+// allowedIPs is all that the peer may send from.
+func (p *peer) allowedIPs() []netip.Prefix {
+	out := slices.Clone(p.routes)
+	for _, a := range p.addresses {
+		out = append(out, hostPrefix(a))
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out
+}
+
+// PeerDecision is what is decided about a TunnelPeer.
+type PeerDecision struct {
+	Decision
+	Addresses []string // its own inside the tunnel, which it keeps from now on
+}
+
+// DecidePeers says of every TunnelPeer of a tunnel whether it is acted on, and gives addresses to those that have none. Of two that contradict each other the older one
 // (creation time, then name) keeps what it has, so that nobody takes a route away by adding an object. peers of other tunnels and
 // namespaces are left out of the result; a nil tunnel means that there is none of the name in spec.tunnel. It holds from now until
 // NextExpiry.
-func DecidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember, now time.Time) map[string]Decision {
+func DecidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember, now time.Time) map[string]PeerDecision {
 	decisions, _ := decidePeers(t, peers, members, now)
 	return decisions
 }
@@ -53,35 +71,34 @@ func absent(p *v1alpha1.TunnelPeer, now time.Time) Decision {
 	return Decision{}
 }
 
-func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember, now time.Time) (map[string]Decision, []peer) {
-	decisions := make(map[string]Decision, len(peers))
+func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember, now time.Time) (map[string]PeerDecision, []peer) {
+	decisions := make(map[string]PeerDecision, len(peers))
 	if t == nil {
 		for i := range peers {
-			decisions[peers[i].Name] = Decision{ReasonTunnelNotFound,
-				fmt.Sprintf("spec.tunnel: there is no TenantTunnel %q in this namespace", peers[i].Spec.Tunnel)}
+			decisions[peers[i].Name] = PeerDecision{Decision: Decision{ReasonTunnelNotFound,
+				fmt.Sprintf("spec.tunnel: there is no TenantTunnel %q in this namespace", peers[i].Spec.Tunnel)}}
 		}
 		return decisions, nil
 	}
-	keys := make(map[key.Public]string, len(peers)+len(members))
-	for i := range members {
-		if m := &members[i]; belongs(t, m.Namespace, m.Spec.Tunnel) {
-			if k, err := key.ParsePublic(m.Status.PublicKey); err == nil {
-				keys[k] = "member " + m.Name
+	c := contest{tunnel: t, keys: make(map[key.Public]string, len(peers)+len(members)), addresses: map[netip.Addr]string{}}
+	c.members(members)
+	entries := c.enterAll(byAge(t, peers), now)
+	var accepted []peer
+	for i := range entries {
+		e := &entries[i]
+		if e.needs { // now that it is known what all others have
+			c.give(e)
+		}
+		d := PeerDecision{Decision: e.decision}
+		if e.parsed != nil {
+			d.Addresses = addressStrings(e.parsed.addresses)
+			if d.Accepted() {
+				accepted = append(accepted, *e.parsed)
 			}
 		}
+		decisions[e.of.Name] = d
 	}
-	c := contest{tunnel: t, keys: keys}
-	for _, p := range byAge(t, peers) {
-		parsed, d := c.enter(p)
-		if away := absent(p, now); d.Accepted() && away.Reason != "" {
-			d = away
-		}
-		decisions[p.Name] = d
-		if d.Accepted() {
-			c.accepted = append(c.accepted, parsed)
-		}
-	}
-	return decisions, c.accepted
+	return decisions, accepted
 }
 
 func belongs(t *v1alpha1.TenantTunnel, namespace, tunnel string) bool {
@@ -104,10 +121,56 @@ func byAge(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer) []*v1alpha1.Tu
 
 // contest is what older objects hold already.
 type contest struct {
-	tunnel   *v1alpha1.TenantTunnel
-	keys     map[key.Public]string
-	routes   []ownedRoute // disjoint and sorted by address
-	accepted []peer
+	tunnel    *v1alpha1.TenantTunnel
+	keys      map[key.Public]string // by whom
+	addresses map[netip.Addr]string // of members and peers
+	routes    []ownedRoute          // disjoint and sorted by address
+}
+
+// entry is a peer in a contest.
+type entry struct {
+	of       *v1alpha1.TunnelPeer
+	parsed   *peer // nil: it may not hold what it asks for
+	needs    bool  // to be given addresses
+	decision Decision
+}
+
+// enterAll decides on peers, each by what those before it hold.
+func (c *contest) enterAll(peers []*v1alpha1.TunnelPeer, now time.Time) []entry {
+	out := make([]entry, len(peers))
+	for i, p := range peers {
+		e := &out[i]
+		e.of = p
+		e.parsed, e.needs, e.decision = c.enter(p)
+		if away := absent(p, now); e.decision.Accepted() && away.Reason != "" {
+			e.decision = away
+		}
+	}
+	return out
+}
+
+// members hold what they have before any peer.
+func (c *contest) members(members []v1alpha1.TunnelMember) {
+	for i := range members {
+		m := &members[i]
+		if !belongs(c.tunnel, m.Namespace, m.Spec.Tunnel) {
+			continue
+		}
+		if k, err := key.ParsePublic(m.Status.PublicKey); err == nil {
+			c.keys[k] = "member " + m.Name
+		}
+		for _, s := range m.Spec.Addresses {
+			if a, err := netip.ParseAddr(s); err == nil {
+				c.addresses[a] = "member " + m.Name
+			}
+		}
+	}
+}
+
+func (c *contest) hold(name string, addresses []netip.Addr) {
+	for _, a := range addresses {
+		c.addresses[a] = "peer " + name
+	}
 }
 
 type ownedRoute struct {
@@ -115,33 +178,50 @@ type ownedRoute struct {
 	owner string
 }
 
-// enter decides on one peer and, when it is accepted, records what it holds.
-func (c *contest) enter(p *v1alpha1.TunnelPeer) (peer, Decision) {
+// enter decides on one peer and, when it may hold what it asks for, records that; the peer is nil otherwise. needs says that it is to be
+// given addresses.
+func (c *contest) enter(p *v1alpha1.TunnelPeer) (_ *peer, needs bool, _ Decision) {
 	parsed, err := parsePeer(p)
+	if err == nil && parsed.preshared != "" && c.tunnel.Spec.Gateway == nil {
+		err = fmt.Errorf("spec.presharedKey: tunnel %s has no spec.gateway, and members cannot read Secrets", c.tunnel.Name)
+	}
 	if err != nil {
-		return peer{}, Decision{ReasonInvalid, err.Error()}
+		return nil, false, Decision{ReasonInvalid, err.Error()}
 	}
-	if owner, taken := c.keys[parsed.key]; taken {
-		return peer{}, Decision{ReasonDuplicateKey, fmt.Sprintf("spec.publicKey: %s belongs to %s already", parsed.key, owner)}
+	if d := c.contested(parsed); d.Reason != "" {
+		return nil, false, d
 	}
-	for _, r := range parsed.routes {
-		for _, own := range []netip.Prefix{IPv6Prefix(c.tunnel), IPv4Pool(c.tunnel)} {
-			if own.IsValid() && own.Overlaps(r) {
-				return peer{}, Decision{ReasonRouteOverlap,
-					fmt.Sprintf("spec.routes: %s of peer %s overlaps %s, the members' addresses of tunnel %s", r, p.Name, own, c.tunnel.Name)}
-			}
-		}
-		if other, ok := c.overlapping(r); ok {
-			return peer{}, Decision{ReasonRouteOverlap,
-				fmt.Sprintf("spec.routes: %s of peer %s overlaps %s of peer %s, which is older", r, p.Name, other.Prefix, other.owner)}
-		}
+	var d Decision
+	if parsed.addresses, needs, d = c.ownAddresses(p); d.Reason != "" {
+		return nil, false, d
 	}
+	c.hold(p.Name, parsed.addresses)
 	c.keys[parsed.key] = "peer " + p.Name
 	for _, r := range parsed.routes {
 		i, _ := slices.BinarySearchFunc(c.routes, r, compareRoute)
 		c.routes = slices.Insert(c.routes, i, ownedRoute{r, p.Name})
 	}
-	return parsed, Decision{ReasonAccepted, "the peer is part of the tunnel"}
+	return parsed, needs, Decision{ReasonAccepted, "the peer is part of the tunnel"}
+}
+
+// contested says whether somebody has the peer's key, or one of its routes.
+func (c *contest) contested(p *peer) Decision {
+	if owner, taken := c.keys[p.key]; taken {
+		return Decision{ReasonDuplicateKey, fmt.Sprintf("spec.publicKey: %s belongs to %s already", p.key, owner)}
+	}
+	for _, r := range p.routes {
+		for _, own := range []netip.Prefix{IPv6Prefix(c.tunnel), IPv4Pool(c.tunnel)} {
+			if own.IsValid() && own.Overlaps(r) {
+				return Decision{ReasonRouteOverlap,
+					fmt.Sprintf("spec.routes: %s of peer %s overlaps %s, the members' addresses of tunnel %s", r, p.name, own, c.tunnel.Name)}
+			}
+		}
+		if other, ok := c.overlapping(r); ok {
+			return Decision{ReasonRouteOverlap,
+				fmt.Sprintf("spec.routes: %s of peer %s overlaps %s of peer %s, which is older", r, p.name, other.Prefix, other.owner)}
+		}
+	}
+	return Decision{}
 }
 
 func compareRoute(o ownedRoute, r netip.Prefix) int { return o.Addr().Compare(r.Addr()) }
@@ -159,28 +239,33 @@ func (c *contest) overlapping(r netip.Prefix) (ownedRoute, bool) {
 
 // parsePeer reads a TunnelPeer's strings. Most of it the schema refused already; this is what keeps an object that came in under
 // an older schema from reaching a device.
-func parsePeer(p *v1alpha1.TunnelPeer) (peer, error) {
-	out := peer{name: p.Name, keepalive: int(p.Spec.KeepaliveSeconds)}
+func parsePeer(p *v1alpha1.TunnelPeer) (*peer, error) {
+	out := &peer{name: p.Name, keepalive: int(p.Spec.KeepaliveSeconds)}
 	var err error
 	if out.key, err = key.ParsePublic(p.Spec.PublicKey); err != nil {
-		return peer{}, fmt.Errorf("spec.publicKey: %w", err)
+		return nil, fmt.Errorf("spec.publicKey: %w", err)
 	}
 	if p.Spec.Endpoint != "" {
 		if out.endpoint, out.endpointName, err = ParseEndpoint(p.Spec.Endpoint); err != nil {
-			return peer{}, fmt.Errorf("spec.endpoint: %w", err)
+			return nil, fmt.Errorf("spec.endpoint: %w", err)
 		}
 	}
 	if out.keepalive < 0 || out.keepalive > 65535 {
-		return peer{}, fmt.Errorf("spec.keepaliveSeconds: %d is not 0..65535", out.keepalive)
+		return nil, fmt.Errorf("spec.keepaliveSeconds: %d is not 0..65535", out.keepalive)
+	}
+	if ref := p.Spec.PresharedKey; ref != nil {
+		if out.preshared = ref.SecretKey; !wire.IsPresharedName(out.preshared) {
+			return nil, fmt.Errorf("spec.presharedKey.secretKey: %q is not the name of a Secret's entry, for example %s", bounded(ref.SecretKey), p.Name)
+		}
 	}
 	for _, s := range p.Spec.Routes {
 		r, err := parseRoute(s)
 		if err != nil {
-			return peer{}, fmt.Errorf("spec.routes: %w", err)
+			return nil, fmt.Errorf("spec.routes: %w", err)
 		}
 		for _, earlier := range out.routes {
 			if earlier.Overlaps(r) {
-				return peer{}, fmt.Errorf("spec.routes: %s overlaps %s of the same peer", r, earlier)
+				return nil, fmt.Errorf("spec.routes: %s overlaps %s of the same peer", r, earlier)
 			}
 		}
 		out.routes = append(out.routes, r)

@@ -53,6 +53,7 @@ the lease says; the others stand by. POD_IP, POD_NAME and POD_NAMESPACE say who 
 	p.StringVar(&f.CAFile, "ca-file", "/var/run/tenantwire/ca.crt", "certificates that sign the coordinator's")
 	p.StringVar(&f.StateDir, "state-dir", "/var/lib/tenantwire", "memory-backed folder for the last configuration")
 	p.StringVar(&f.KeyFile, "key-file", "", "the tunnel's private key")
+	p.StringVar(&f.PresharedKeys, "preshared-keys", "", "folder with a file for each preshared key of the tunnel's peers")
 	p.StringVar(&f.Lease, "lease", "", "name of the Lease in the pod's namespace that says which pod is active")
 	p.Uint16Var(&f.ListenPort, "listen-port", 51820, "outer UDP port")
 	p.Uint16Var(&f.HealthPort, "health-port", 51821, "TCP port of /healthz, /readyz and /metrics")

@@ -45,13 +45,15 @@ type Options struct {
 	SOCKS5      netip.AddrPort        // loopback; zero: off
 	HTTPConnect netip.AddrPort        // loopback; zero: off
 	KeyFile     string                // the private key; empty: made on the first start, and kept in StateDir
-	MaySend     func() bool           // asked before anything leaves; nil: always
-	Active      <-chan struct{}       // closed when this process may carry traffic; until then it stands by. Nil: at once
-	Prepared    func()                // called once, while it stands by, when it knows enough to become active; nil: nobody
-	Handover    Handover              // with Active: where peers are, from who was active before, and for who will be; nil: nobody
-	Drain       time.Duration         // how long open connections may finish after SIGTERM
-	OwnProcess  bool                  // nothing else runs in this process: it limits and protects itself, and gives up a capability that is not needed
-	Log         *slog.Logger
+	// PresharedKeys is a folder with a file for each preshared key that the coordinator names; empty: none is found.
+	PresharedKeys string
+	MaySend       func() bool     // asked before anything leaves; nil: always
+	Active        <-chan struct{} // closed when this process may carry traffic; until then it stands by. Nil: at once
+	Prepared      func()          // called once, while it stands by, when it knows enough to become active; nil: nobody
+	Handover      Handover        // with Active: where peers are, from who was active before, and for who will be; nil: nobody
+	Drain         time.Duration   // how long open connections may finish after SIGTERM
+	OwnProcess    bool            // nothing else runs in this process: it limits and protects itself, and gives up a capability that is not needed
+	Log           *slog.Logger
 }
 
 // Validate names the first option that cannot be used.
@@ -165,6 +167,7 @@ func newMember(o Options) (*member, error) {
 	}
 	plane := newPlane(private, o.ListenPort, chosen, o.Log)
 	plane.standby, plane.maySend, plane.prepared = o.Active != nil, o.MaySend, o.Prepared
+	plane.preshared = presharedKeys(o.PresharedKeys)
 	return &member{
 		Options: o, store: store, public: private.Public(),
 		silence: 3 * wire.HeartbeatInterval, patience: 10 * time.Second, reports: make(chan struct{}, 1),

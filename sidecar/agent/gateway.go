@@ -27,6 +27,9 @@ type Handover interface {
 // lately is how old a peer's handshake may be for the peer to count as connected: a session ends with it.
 const lately = 3 * time.Minute
 
+// keyInterval is how often preshared keys are looked at, in seconds: a volume of a Secret takes a minute to change.
+const keyInterval = 5
+
 // settling is how long after a takeover peers that have not been heard of are given to come.
 const settling = time.Minute
 
@@ -48,9 +51,14 @@ func (m *member) awaitTurn(ctx context.Context) error {
 	m.poke()
 	var wg sync.WaitGroup
 	wg.Go(func() { m.peerLoop(ctx) })
-	for sleep(ctx, time.Second) {
+	for n := 1; sleep(ctx, time.Second); n++ {
 		if m.Handover != nil {
 			m.Handover.Heard(m.plane.diallers(time.Now()))
+		}
+		if n%keyInterval == 0 {
+			if err := m.plane.rekey(); err != nil {
+				m.Log.Warn("preshared keys cannot be changed", "error", err.Error())
+			}
 		}
 	}
 	wg.Wait()
@@ -102,7 +110,7 @@ func (p *plane) greet(peers ...datapath.Peer) error {
 
 // peerLoop tells the coordinator which outside peers are there and which no longer, until ctx ends.
 func (m *member) peerLoop(ctx context.Context) {
-	began, told := time.Now(), map[key.Public]bool{}
+	began, told := time.Now(), map[key.Public]toldPeer{}
 	for sleep(ctx, time.Second) {
 		now := time.Now()
 		changed := changes(told, m.plane.outsidePeers(now), now.Sub(began) > settling)
@@ -117,24 +125,31 @@ func (m *member) peerLoop(ctx context.Context) {
 			continue
 		}
 		for _, p := range changed {
-			told[p.PublicKey] = p.Connected
+			told[p.PublicKey] = toldPeer{p.Connected, p.KeptOut}
 		}
 	}
 }
 
+// toldPeer is what the coordinator knows of a peer.
+type toldPeer struct {
+	connected bool
+	keptOut   wire.KeptOut
+}
+
 // changes are what is not told yet, as much of it as fits a report. Who was never heard of is worth telling once all have settled.
-func changes(told map[key.Public]bool, peers []wire.PeerState, settled bool) (out []wire.PeerState) {
+func changes(told map[key.Public]toldPeer, peers []wire.PeerState, settled bool) (out []wire.PeerState) {
 	there := make(map[key.Public]bool, len(peers))
 	for _, p := range peers {
 		there[p.PublicKey] = true
-		if was, known := told[p.PublicKey]; known && was != p.Connected || !known && (p.Connected || settled) {
+		now := toldPeer{p.Connected, p.KeptOut}
+		if was, known := told[p.PublicKey]; known && was != now || !known && (now != toldPeer{} || settled) {
 			out = append(out, p)
 		}
 	}
-	for k, connected := range told {
+	for k, was := range told {
 		switch {
 		case there[k]:
-		case connected:
+		case was != toldPeer{}:
 			out = append(out, wire.PeerState{PublicKey: k})
 		default:
 			delete(told, k) // gone, and nothing is left to say
@@ -144,7 +159,7 @@ func changes(told map[key.Public]bool, peers []wire.PeerState, settled bool) (ou
 	return out[:min(len(out), wire.MaxPeerStates)]
 }
 
-// outsidePeers are those that the plane has.
+// outsidePeers are those that the plane has, and those that it keeps out.
 func (p *plane) outsidePeers(now time.Time) (out []wire.PeerState) {
 	live := p.livePeers()
 	p.mu.Lock()
@@ -153,6 +168,9 @@ func (p *plane) outsidePeers(now time.Time) (out []wire.PeerState) {
 		if has, ok := p.has.peers[s.PublicKey]; ok && has.Outside {
 			out = append(out, wire.PeerState{PublicKey: s.PublicKey, Connected: now.Sub(s.LastHandshake) < lately, LastHandshake: s.LastHandshake})
 		}
+	}
+	for k, why := range p.keptOut {
+		out = append(out, wire.PeerState{PublicKey: k, KeptOut: why})
 	}
 	return out
 }

@@ -155,7 +155,7 @@ func (m *member) apply(c wire.Config, revision string) error {
 func (m *member) translate(c wire.Config) desired {
 	d := desired{
 		iface: datapath.Interface{Addresses: c.Interface.Addresses, MTU: c.Interface.MTU, Hub: c.Interface.Hub},
-		peers: make(map[key.Public]datapath.Peer, len(c.Peers)), names: map[key.Public]string{},
+		peers: make(map[key.Public]datapath.Peer, len(c.Peers)), names: map[key.Public]string{}, preshared: map[key.Public]string{},
 		proxies: relay.Proxies{SOCKS5: m.SOCKS5, HTTP: m.HTTPConnect,
 			Allow: m.reachable, Resolve: m.resolve},
 	}
@@ -167,6 +167,9 @@ func (m *member) translate(c wire.Config) desired {
 			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second, Outside: p.Outside}
 		if p.EndpointName != "" {
 			d.names[p.PublicKey] = p.EndpointName
+		}
+		if p.PresharedKey != "" {
+			d.preshared[p.PublicKey] = p.PresharedKey
 		}
 		if p.Outside {
 			d.outside = append(d.outside, p.AllowedIPs...)

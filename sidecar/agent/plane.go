@@ -16,15 +16,18 @@ import (
 	"github.com/tenantwire/tenantwire/sidecar/endpoint"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/relay"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
 // desired is all that a plane can be told, whoever tells it: the coordinator or a file.
 type desired struct {
-	iface    datapath.Interface
-	peers    map[key.Public]datapath.Peer
-	names    map[key.Public]string // HOST:PORT of those peers whose endpoint has to be looked up
-	forwards []relay.Forward
-	inbound  []relay.Inbound
+	iface datapath.Interface
+	peers map[key.Public]datapath.Peer
+	names map[key.Public]string // HOST:PORT of those peers whose endpoint has to be looked up
+	// preshared are the names of the keys of those peers that have one.
+	preshared map[key.Public]string
+	forwards  []relay.Forward
+	inbound   []relay.Inbound
 	// outside are the addresses of peers that are no members; they reach granted only. Nil: everybody is a member.
 	outside []netip.Prefix
 	granted map[inboundPort]bool
@@ -53,6 +56,7 @@ type plane struct {
 	maySend    func() bool // nil: always
 	prepared   func()      // nil: nobody asks
 	log        *slog.Logger
+	preshared  presharedKeys
 	draining   atomic.Bool
 	admission  atomic.Pointer[desired] // what the relay asks, from its own goroutines
 	endpoints  *endpoint.Resolver
@@ -63,7 +67,9 @@ type plane struct {
 	told     *desired   // while standing by: what to do once that is over
 	device   datapath.Datapath
 	relay    *relay.Relay
+	wanted   desired // what was told, without what is found here
 	has      desired
+	keptOut  map[key.Public]wire.KeptOut
 	problem  error // of the last apply: something is not as it should be, though the rest works
 	lastFail error // of the last attempt that changed nothing
 }
@@ -91,7 +97,9 @@ func (p *plane) apply(d desired) error {
 }
 
 func (p *plane) applyLocked(d desired) error {
+	p.wanted = d
 	d.peers = p.located(d)
+	d.peers, p.keptOut = p.preshared.keyed(d.peers, d.preshared)
 	p.lastFail = p.applyDevice(d)
 	if p.lastFail != nil {
 		return p.lastFail

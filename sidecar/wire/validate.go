@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 )
 
 // MTU bounds in bytes: the smallest that IPv6 allows and the largest that fits a datagram.
@@ -76,6 +77,9 @@ func validatePeers(peers []Peer) error {
 		if p.KeepaliveSeconds < 0 || p.KeepaliveSeconds > 65535 {
 			return fmt.Errorf("peers[%d].keepaliveSeconds: %d is not 0..65535", i, p.KeepaliveSeconds)
 		}
+		if p.PresharedKey != "" && !IsPresharedName(p.PresharedKey) {
+			return fmt.Errorf("peers[%d].presharedKey: %.80q is not the name of a Secret's entry", i, p.PresharedKey)
+		}
 		for _, a := range p.AllowedIPs {
 			if !a.IsValid() || a != a.Masked() || a.Addr().Is4In6() {
 				return fmt.Errorf("peers[%d].allowedIPs: %s is not a range without host bits", i, a)
@@ -88,6 +92,11 @@ func validatePeers(peers []Peer) error {
 	}
 	return nil
 }
+
+// IsPresharedName says whether a preshared key can have that name: it is a file's for a gateway, in a folder of its own.
+func IsPresharedName(s string) bool { return len(s) <= 253 && presharedName.MatchString(s) }
+
+var presharedName = regexp.MustCompile(`^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$`)
 
 func validateEndpointName(p Peer) error {
 	if p.EndpointName == "" {

@@ -74,7 +74,17 @@ type PeerState struct {
 	PublicKey     key.Public `json:"publicKey"`
 	Connected     bool       `json:"connected"`
 	LastHandshake time.Time  `json:"lastHandshake,omitzero"`
+	KeptOut       KeptOut    `json:"keptOut,omitempty"` // empty: it takes part
 }
+
+// KeptOut says why a peer takes no part although the coordinator named it.
+type KeptOut string
+
+// Why a peer is kept out.
+const (
+	NoPresharedKey  KeptOut = "NoPresharedKey"  // there is no such key
+	BadPresharedKey KeptOut = "BadPresharedKey" // what is there is none
+)
 
 // EventType says what an Event holds.
 type EventType string
@@ -121,6 +131,7 @@ type Peer struct {
 	AllowedIPs       []netip.Prefix `json:"allowedIPs"`
 	Outside          bool           `json:"outside,omitempty"`          // not a member: default deny, it reaches what is granted
 	KeepaliveSeconds int            `json:"keepaliveSeconds,omitempty"` // 0: off
+	PresharedKey     string         `json:"presharedKey,omitempty"`     // the name of it, for a gateway to find; empty: none
 }
 
 // Protocol of a port.

@@ -53,18 +53,23 @@ func memberObject(namespace string, m tenant.DesiredMember) object {
 	meta := identity(namespace, m.Name, m.Existing)
 	meta["labels"] = object{v1alpha1.LabelTunnel: m.Tunnel}
 	meta["ownerReferences"] = []any{object{"apiVersion": "v1", "kind": "Pod", "name": m.Name, "uid": string(m.PodUID)}}
-	addresses := make([]any, 0, len(m.Addresses))
-	for _, a := range m.Addresses {
-		addresses = append(addresses, a)
-	}
 	ports := make([]any, 0, len(m.Ports))
 	for _, p := range m.Ports {
 		ports = append(ports, object{"port": int64(p.Port), "protocol": string(p.Protocol)})
 	}
 	return object{
 		"apiVersion": v1alpha1.GroupVersion.String(), "kind": "TunnelMember", "metadata": meta,
-		"spec": object{"tunnel": m.Tunnel, "role": string(cmp.Or(m.Role, v1alpha1.RoleMember)), "podUID": string(m.PodUID), "addresses": addresses, "ports": ports},
+		"spec": object{"tunnel": m.Tunnel, "role": string(cmp.Or(m.Role, v1alpha1.RoleMember)), "podUID": string(m.PodUID), "addresses": anySlice(m.Addresses), "ports": ports},
 	}
+}
+
+// anySlice is a list as an apply configuration holds it.
+func anySlice(list []string) []any {
+	out := make([]any, 0, len(list))
+	for _, s := range list {
+		out = append(out, s)
+	}
+	return out
 }
 
 func caObject(namespace string, bundle []byte) object {

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
@@ -344,6 +345,72 @@ func TestPeerConditions(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Peers without routes are given addresses, which they keep and which no pod gets; what is chosen is nobody else's.
+func TestPeerAddresses(t *testing.T) {
+	r := start(t)
+	ns := namespace(t)
+	makeTunnel(t, ns, "{addressing: {ipv4Pool: 10.77.0.0/28, ipv6Prefix: 'fd00:1:2:3::/64'}}")
+	peer := func(name, more string) {
+		t.Helper()
+		must(t, cluster.admin.Create(t.Context(), parse(t, "TunnelPeer", ns, name, fmt.Sprintf("{tunnel: main, publicKey: %q%s}", key.NewPrivate().Public(), more))))
+	}
+	get := func(name string) (p v1alpha1.TunnelPeer) {
+		t.Helper()
+		must(t, cluster.admin.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: name}, &p))
+		return p
+	}
+	has := func(name string, want int, reason tenant.Reason) v1alpha1.TunnelPeer {
+		t.Helper()
+		var p v1alpha1.TunnelPeer
+		eventually(t, func() error {
+			if p = get(name); len(p.Status.Addresses) != want || reasonOf(p.Status.Conditions, v1alpha1.ConditionAccepted) != reason {
+				return fmt.Errorf("%s: %v, want %d addresses and %s", name, p.Status, want, reason)
+			}
+			return nil
+		})
+		return p
+	}
+	member := getMember(t, makePod(t, ns, "first", "main", nil))
+	peer("laptop", "")
+	peer("phone", "")
+	peer("printer", ", addresses: [10.77.0.9]")
+	peer("site", ", routes: [192.168.0.0/24]")
+	peer("thief", ", addresses: ["+member.Spec.Addresses[1]+"]")
+	laptop, phone := has("laptop", 2, tenant.ReasonAccepted), has("phone", 2, tenant.ReasonAccepted)
+	has("printer", 1, tenant.ReasonAccepted)
+	has("site", 0, tenant.ReasonAccepted)
+	has("thief", 0, tenant.ReasonDuplicateAddress)
+	used := map[string]string{}
+	take := func(name string, addresses []string) {
+		t.Helper()
+		for _, a := range addresses {
+			if other, ok := used[a]; ok {
+				t.Errorf("%s has %s, which is %s's", name, a, other)
+			}
+			used[a] = name
+		}
+	}
+	take("laptop", laptop.Status.Addresses)
+	take("phone", phone.Status.Addresses)
+	take("printer", get("printer").Status.Addresses)
+	take("first", member.Spec.Addresses)
+	for i := range 10 { // with these the pool is full
+		take("pod", getMember(t, makePod(t, ns, fmt.Sprintf("pod-%d", i), "main", nil)).Spec.Addresses)
+	}
+	peer("late", "")
+	late := has("late", 1, tenant.ReasonAccepted)
+	if c := late.Status.Conditions[0]; !strings.Contains(c.Message, "10.77.0.0/28") {
+		t.Errorf("a peer without an IPv4 address says %q", c.Message)
+	}
+	r.stop()
+	start(t) // another leader
+	peer("latest", "")
+	has("latest", 1, tenant.ReasonAccepted)
+	if now := get("laptop"); !slices.Equal(now.Status.Addresses, laptop.Status.Addresses) {
+		t.Errorf("the laptop had %v and has %v", laptop.Status.Addresses, now.Status.Addresses)
+	}
 }
 
 // A peer that is suspended or has expired takes no part, by what its condition says, and can come back.

@@ -191,12 +191,13 @@ func TestGatewayRightsAreBounded(t *testing.T) {
 		kind   string
 		change func(client.Object)
 	}{
-		"a Secret":               {"Deployment", volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "password"}})},
-		"a projected Secret":     {"Deployment", volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "password"}}}}}})},
-		"a file of the node":     {"Deployment", volume(corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}})},
-		"a claim":                {"Deployment", volume(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "x"}})},
-		"a CSI volume":           {"Deployment", volume(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "secrets-store.csi.k8s.io"}})},
-		"a variable of a Secret": {"Deployment", env(corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "password"}, Key: "x"}})},
+		"a Secret":                        {"Deployment", volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "password"}})},
+		"another tunnel's preshared keys": {"Deployment", volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "tenantwire-psk-other"}})},
+		"a projected Secret":              {"Deployment", volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "password"}}}}}})},
+		"a file of the node":              {"Deployment", volume(corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}})},
+		"a claim":                         {"Deployment", volume(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "x"}})},
+		"a CSI volume":                    {"Deployment", volume(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "secrets-store.csi.k8s.io"}})},
+		"a variable of a Secret":          {"Deployment", env(corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "password"}, Key: "x"}})},
 		"all variables of a Secret": {"Deployment", pod(func(p *corev1.PodSpec) {
 			p.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{}}}
 		})},

@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"slices"
+
 	"context"
 	"time"
 
@@ -80,5 +82,5 @@ func podMatters(before, after client.Object) bool {
 func keyMatters(before, after client.Object) bool {
 	a, aok := before.(*v1alpha1.TunnelMember)
 	b, bok := after.(*v1alpha1.TunnelMember)
-	return !aok || !bok || a.Status.PublicKey != b.Status.PublicKey || a.Spec.Tunnel != b.Spec.Tunnel
+	return !aok || !bok || a.Status.PublicKey != b.Status.PublicKey || a.Spec.Tunnel != b.Spec.Tunnel || !slices.Equal(a.Spec.Addresses, b.Spec.Addresses)
 }

@@ -120,7 +120,17 @@ func peerCases() []schemaCase {
 		{"tunnel empty", fmt.Sprintf("{tunnel: '', publicKey: %q, routes: [10.1.0.0/16]}", goodKey), "spec.tunnel"},
 		{"tunnel huge", fmt.Sprintf("{tunnel: %s, publicKey: %q, routes: [10.1.0.0/16]}", strings.Repeat("a", 64), goodKey), "spec.tunnel"},
 		{"no key", "{tunnel: main, routes: [10.1.0.0/16]}", "spec.publicKey"},
-		{"no routes", fmt.Sprintf("{tunnel: main, publicKey: %q}", goodKey), "spec.routes"},
+		{"no routes", fmt.Sprintf("{tunnel: main, publicKey: %q}", goodKey), ""},
+		{"addresses", fmt.Sprintf("{tunnel: main, publicKey: %q, addresses: ['fd00::7', 10.77.0.7], routes: [10.1.0.0/16]}", goodKey), ""},
+		{"addresses empty", fmt.Sprintf("{tunnel: main, publicKey: %q, addresses: []}", goodKey), "spec.addresses"},
+		{"addresses of one family", fmt.Sprintf("{tunnel: main, publicKey: %q, addresses: [10.77.0.7, 10.77.0.8]}", goodKey), "spec.addresses"},
+		{"addresses many", fmt.Sprintf("{tunnel: main, publicKey: %q, addresses: [10.77.0.7, 'fd00::7', 'fd00::8']}", goodKey), "spec.addresses"},
+		{"address with a length", fmt.Sprintf("{tunnel: main, publicKey: %q, addresses: [10.77.0.7/32]}", goodKey), "spec.addresses"},
+		{"address mapped", fmt.Sprintf("{tunnel: main, publicKey: %q, addresses: ['::ffff:10.77.0.7']}", goodKey), "spec.addresses"},
+		{"preshared key", fmt.Sprintf("{tunnel: main, publicKey: %q, presharedKey: {secretKey: alice.laptop}}", goodKey), ""},
+		{"preshared key elsewhere", fmt.Sprintf("{tunnel: main, publicKey: %q, presharedKey: {secretKey: ../x}}", goodKey), "spec.presharedKey"},
+		{"preshared key itself", fmt.Sprintf("{tunnel: main, publicKey: %q, presharedKey: {secretKey: %q}}", goodKey, goodKey), "spec.presharedKey"},
+		{"preshared key unnamed", fmt.Sprintf("{tunnel: main, publicKey: %q, presharedKey: {}}", goodKey), "spec.presharedKey"},
 		{"routes empty", peer(goodKey, "", ""), "spec.routes"},
 		{"routes twice", peer(goodKey, "", "10.1.0.0/16, 10.1.0.0/16"), "spec.routes[1]"},
 		{"routes many", peer(goodKey, "", many(65, "10.#.0.0/16")), "spec.routes"},
@@ -236,7 +246,7 @@ func TestExplain(t *testing.T) {
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	must(t, os.WriteFile(kubeconfig, cluster.kubeconfig, 0o600))
 	for _, field := range []string{"tenanttunnels", "tt.spec", "tt.spec.members", "tt.spec.addressing", "tt.spec.egress", "tt.spec.expose", "tt.spec.proxies", "tt.spec.mtu",
-		"tt.status", "tp", "tp.spec", "tp.spec.endpoint", "tp.spec.routes", "tm", "tm.spec", "tm.status"} {
+		"tt.status", "tp", "tp.spec", "tp.spec.endpoint", "tp.spec.routes", "tp.spec.addresses", "tp.spec.presharedKey", "tp.status.addresses", "tm", "tm.spec", "tm.status"} {
 		out, err := exec.CommandContext(t.Context(), kubectl, "--kubeconfig", kubeconfig, "explain", field).CombinedOutput() //nolint:gosec // a test
 		if err != nil || strings.Contains(string(out), "<empty>") || strings.Contains(string(out), "<no description>") {
 			t.Errorf("explain %s: %v\n%s", field, err, out)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -60,8 +61,9 @@ type Options struct {
 	Store   Store
 	Log     logr.Logger
 	Metrics *Metrics
-	// Event tells of a member's datapath, for whoever looks at the pod; kind is a corev1.EventType. Nil tells nobody.
-	Event func(about Identity, kind string, reason tenant.Reason, message string)
+	// Event tells of a member's datapath, or why a peer is kept out, for whoever looks at the pod or the peer; kind is a
+	// corev1.EventType. Nil tells nobody.
+	Event func(about corev1.ObjectReference, kind string, reason tenant.Reason, action, message string)
 	// Addr is the TCP address to listen on.
 	Addr string
 	// TLS gives the serving certificate; the minimum version is raised to 1.3.

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -388,8 +389,14 @@ func TestReport(t *testing.T) {
 
 // A gateway says which outside peers are there; nobody else may, and of another tunnel's peers nobody can.
 func TestPeersAreReported(t *testing.T) {
-	f, srv := start(t, nil)
+	var events []string
+	f, srv := start(t, func(o *Options) {
+		o.Event = func(about corev1.ObjectReference, kind string, reason tenant.Reason, action, message string) {
+			events = append(events, strings.Join([]string{about.Kind, about.Name, kind, string(reason), action, message}, " "))
+		}
+	})
 	gateway, member := f.add(0), f.add(1)
+	f.tunnel.Spec.Gateway = &v1alpha1.Gateway{}
 	f.members["pod-0"].Spec.Role = v1alpha1.RoleGateway
 	keys := [3]key.Public{{1}, {2}, {3}}
 	for i, tunnel := range []string{"net", "net", "other"} {
@@ -414,6 +421,19 @@ func TestPeersAreReported(t *testing.T) {
 	}
 	if want := []string{"peer-0 True Handshake 1700000000", fmt.Sprintf("peer-1 Unknown Idle %d", time.Time{}.Unix())}; !slices.Equal(f.said, want) {
 		t.Errorf("written: %v, want %v", f.said, want)
+	}
+	f.said = nil
+	f.peers[0].Spec.PresharedKey, f.peers[1].Spec.PresharedKey = &v1alpha1.PresharedKey{SecretKey: "zero"}, &v1alpha1.PresharedKey{SecretKey: "one"}
+	report = wire.PeerReport{Peers: []wire.PeerState{{PublicKey: keys[0], KeptOut: wire.NoPresharedKey}, {PublicKey: keys[1], KeptOut: wire.BadPresharedKey}}}
+	if code, text := call(t, srv, wire.PeersPath, gateway, report); code != 204 {
+		t.Fatal(code, text)
+	}
+	never := time.Time{}.Unix()
+	if want := []string{fmt.Sprintf("peer-0 False PresharedKeyMissing %d", never), fmt.Sprintf("peer-1 False PresharedKeyInvalid %d", never)}; !slices.Equal(f.said, want) {
+		t.Errorf("written: %v", f.said)
+	}
+	if len(events) != 2 || events[0] != `TunnelPeer peer-0 Warning PresharedKeyMissing Connect spec.presharedKey: the Secret tenantwire-psk-net has no entry "zero", or the gateway does not see it yet` {
+		t.Errorf("events: %q", events)
 	}
 	b, err := json.Marshal(wire.PeerReport{Peers: slices.Repeat([]wire.PeerState{{PublicKey: keys[0], Connected: true, LastHandshake: time.Now()}}, wire.MaxPeerStates)})
 	if err != nil || len(b) > wire.MaxBody {
@@ -477,8 +497,8 @@ func TestEndOfAReplica(t *testing.T) {
 func TestDatapathIsTold(t *testing.T) {
 	var events []string
 	f, srv := start(t, func(o *Options) {
-		o.Event = func(about Identity, kind string, reason tenant.Reason, message string) {
-			events = append(events, fmt.Sprintf("%s %s %s: %s", about.Pod, kind, reason, message))
+		o.Event = func(about corev1.ObjectReference, kind string, reason tenant.Reason, _, message string) {
+			events = append(events, fmt.Sprintf("%s %s %s: %s", about.Namespace+"/"+about.Name, kind, reason, message))
 		}
 	})
 	self := f.add(0)

@@ -1,9 +1,11 @@
 package coordinator
 
 import (
+	"fmt"
 	"net/http"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -48,8 +50,13 @@ func (s *Server) peers(w http.ResponseWriter, r *http.Request, id Identity) erro
 		if p == nil {
 			continue // deleted since
 		}
-		if err := s.Store.WritePeer(r.Context(), p, connectedCondition(p, said), said.LastHandshake); err != nil {
+		c := connectedCondition(p, said)
+		if err := s.Store.WritePeer(r.Context(), p, c, said.LastHandshake); err != nil {
 			return err
+		}
+		if said.KeptOut != "" {
+			s.event(corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "TunnelPeer", Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+				corev1.EventTypeWarning, tenant.Reason(c.Reason), "Connect", c.Message)
 		}
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -60,8 +67,18 @@ func (s *Server) peers(w http.ResponseWriter, r *http.Request, id Identity) erro
 func connectedCondition(p *v1alpha1.TunnelPeer, said wire.PeerState) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionConnected, Status: metav1.ConditionUnknown, Reason: string(tenant.ReasonIdle),
 		Message: "no handshake in the last three minutes", ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(time.Now())}
-	if said.Connected {
+	secret := tenant.PresharedKeys(p.Spec.Tunnel)
+	switch {
+	case said.Connected:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, string(tenant.ReasonHandshake), ""
+	case said.KeptOut != "" && p.Spec.PresharedKey == nil:
+		// removed since
+	case said.KeptOut == wire.NoPresharedKey:
+		c.Status, c.Reason = metav1.ConditionFalse, string(tenant.ReasonPresharedKeyMissing)
+		c.Message = fmt.Sprintf("spec.presharedKey: the Secret %s has no entry %q, or the gateway does not see it yet", secret, p.Spec.PresharedKey.SecretKey)
+	case said.KeptOut != "":
+		c.Status, c.Reason = metav1.ConditionFalse, string(tenant.ReasonPresharedKeyInvalid)
+		c.Message = fmt.Sprintf("spec.presharedKey: entry %q of the Secret %s is not 32 bytes in base64 as wg genpsk prints them (44 characters)", p.Spec.PresharedKey.SecretKey, secret)
 	}
 	if old := meta.FindStatusCondition(p.Status.Conditions, c.Type); old != nil && old.Status == c.Status {
 		c.LastTransitionTime = old.LastTransitionTime

@@ -125,7 +125,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id Identity) e
 		return err
 	}
 	if st := &m.Object.Status; string(st.Datapath) != string(reg.Datapath) || st.DatapathReason != reg.DatapathReason {
-		s.event(id, corev1.EventTypeNormal, tenant.ReasonDatapathChosen, fmt.Sprintf("datapath %s; %s", reg.Datapath, reg.DatapathReason))
+		s.event(podOf(id), corev1.EventTypeNormal, tenant.ReasonDatapathChosen, "ChooseDatapath", fmt.Sprintf("datapath %s; %s", reg.Datapath, reg.DatapathReason))
 	}
 	s.Log.Info("member registered", "pod", id.Pod.String(), "tunnel", m.Object.Spec.Tunnel, "publicKey", reg.PublicKey.String(),
 		"endpoint", reg.Endpoint.String(), "datapath", string(reg.Datapath), "reason", reg.DatapathReason)
@@ -239,16 +239,20 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 		return err
 	}
 	if rep.DatapathUnavailable {
-		s.event(id, corev1.EventTypeWarning, tenant.ReasonDatapathUnavailable, rep.Reason)
+		s.event(podOf(id), corev1.EventTypeWarning, tenant.ReasonDatapathUnavailable, "ChooseDatapath", rep.Reason)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-func (s *Server) event(about Identity, kind string, reason tenant.Reason, message string) {
+func (s *Server) event(about corev1.ObjectReference, kind string, reason tenant.Reason, action, message string) {
 	if s.Event != nil {
-		s.Event(about, kind, reason, message)
+		s.Event(about, kind, reason, action, message)
 	}
+}
+
+func podOf(id Identity) corev1.ObjectReference {
+	return corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: id.Pod.Namespace, Name: id.Pod.Name, UID: id.UID}
 }
 
 // readyCondition keeps the transition time while the status stays the same: a condition must not flap.

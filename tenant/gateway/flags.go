@@ -16,9 +16,9 @@ import (
 
 // Flags are the raw words of the command line.
 type Flags struct {
-	Coordinator, TokenFile, CAFile, StateDir, KeyFile, Lease, LogLevel string
-	ListenPort, HealthPort                                             uint16
-	Linger                                                             time.Duration
+	Coordinator, TokenFile, CAFile, StateDir, KeyFile, PresharedKeys, Lease, LogLevel string
+	ListenPort, HealthPort                                                            uint16
+	Linger                                                                            time.Duration
 }
 
 // Options reads the flags and who we are from the environment.
@@ -30,7 +30,7 @@ func (f *Flags) Options(version string) (o Options, err error) {
 	o.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	o.Namespace, o.Identity, o.Lease = os.Getenv("POD_NAMESPACE"), os.Getenv("POD_NAME"), f.Lease
 	o.Linger = f.Linger
-	o.Agent = agent.Options{TokenFile: f.TokenFile, CAFile: f.CAFile, StateDir: f.StateDir, KeyFile: f.KeyFile, Namespace: o.Namespace,
+	o.Agent = agent.Options{TokenFile: f.TokenFile, CAFile: f.CAFile, StateDir: f.StateDir, KeyFile: f.KeyFile, PresharedKeys: f.PresharedKeys, Namespace: o.Namespace,
 		Datapath: string(datapath.Netstack), ListenPort: f.ListenPort, HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.HealthPort))),
 		OwnProcess: true, Log: o.Log}
 	if o.Agent.Coordinator, err = url.Parse(f.Coordinator); err != nil {
