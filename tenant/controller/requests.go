@@ -1,9 +1,8 @@
 package controller
 
 import (
-	"slices"
-
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"

@@ -22,12 +22,14 @@ import (
 type site struct {
 	n       *kit.Namespace
 	private key.Private
+	// preshared is in the file psk, for those peers that are to have it.
+	preshared key.Preshared
 }
 
 const siteAddress = "192.168.10.20"
 
 func newSite(t *testing.T) *site {
-	return &site{n: cluster.Namespace(t, kit.NotOptedIn()), private: key.NewPrivate()}
+	return &site{n: cluster.Namespace(t, kit.NotOptedIn()), private: key.NewPrivate(), preshared: key.NewPreshared()}
 }
 
 // start runs the site for the peers that it lets in, and returns where it listens.
@@ -47,6 +49,7 @@ func (s *site) startWith(name, more string) (endpoint string) {
 	s.n.T.Helper()
 	s.n.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{
 		"key": s.private.Reveal(),
+		"psk": s.preshared.Reveal(),
 		"site.yaml": fmt.Sprintf(`interface:
   privateKeyFile: key
   addresses: [%s/32]

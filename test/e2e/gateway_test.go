@@ -64,13 +64,28 @@ func TestGateway(t *testing.T) {
 	first, publicKey := activeGateway(n, "")
 	office := newSite(t)
 	n.Create(&v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Name: "office"}, Spec: v1alpha1.TunnelPeerSpec{
-		Tunnel: "main", PublicKey: office.private.Public().String(), Routes: []string{"192.168.10.0/24"}}})
-	office.startWith("office", fmt.Sprintf(`peers: [{publicKey: %s, endpoint: tenantwire-gateway-main.%s.svc:51820, allowedIPs: [10.77.0.0/24], keepalive: 1s}]
+		Tunnel: "main", PublicKey: office.private.Public().String(), Routes: []string{"192.168.10.0/24"}, PresharedKey: &v1alpha1.PresharedKey{SecretKey: "office"}}})
+	connected := func(want metav1.ConditionStatus, reason string) {
+		t.Helper()
+		kit.Eventually(t, kit.Deadline, "the peer's status", func() error {
+			var p v1alpha1.TunnelPeer
+			n.Read("office", &p)
+			c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionConnected)
+			if c == nil || c.Status != want || c.Reason != reason || !meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionAccepted) ||
+				p.Status.LastHandshake == nil && want == metav1.ConditionTrue {
+				return errorf("%+v", p.Status)
+			}
+			return nil
+		})
+	}
+	connected(metav1.ConditionFalse, "PresharedKeyMissing")
+	n.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "tenantwire-psk-main"}, StringData: map[string]string{"office": office.preshared.Reveal()}})
+	office.startWith("office", fmt.Sprintf(`peers: [{publicKey: %s, presharedKeyFile: psk, endpoint: tenantwire-gateway-main.%s.svc:51820, allowedIPs: [10.77.0.0/24], keepalive: 1s}]
 forwards:
 - {listen: 127.0.0.1:9000, targets: ["%s:8082"]}
 - {listen: 127.0.0.1:9001, targets: ["%s:8081"]}
 `, publicKey, n.Name, memberIPv4(n.Member(server.Name)), memberIPv4(n.Member("client"))))
-	isAnsweredBy(n, kit.Deadline, url, "office")
+	isAnsweredBy(n, 2*kit.Deadline, url, "office") // a kubelet shows a Secret within a minute or two
 	kit.Eventually(t, kit.Deadline, "answer to the office", func() error {
 		r := office.n.Exec("office", kit.AppContainer, "get", "http://127.0.0.1:9000")
 		if h, err := kit.ParseHello(r.Stdout); err != nil || h.Host != server.Name {
@@ -78,14 +93,7 @@ forwards:
 		}
 		return nil
 	})
-	kit.Eventually(t, kit.Deadline, "the peer's status", func() error {
-		var p v1alpha1.TunnelPeer
-		n.Read("office", &p)
-		if !meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionConnected) || !meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionAccepted) || p.Status.LastHandshake == nil {
-			return errorf("%+v", p.Status)
-		}
-		return nil
-	})
+	connected(metav1.ConditionTrue, "Handshake")
 	for range 3 {
 		if r := office.n.Exec("office", kit.AppContainer, "get", "-timeout", "2s", "http://127.0.0.1:9001"); r.Code == 0 {
 			t.Errorf("the office reaches a port that is not exposed: %s", r)
