@@ -163,6 +163,9 @@ func (g *gateway) container() corev1.Container {
 	ct := c.sidecar()
 	ct.Name, ct.Image, ct.RestartPolicy, ct.StartupProbe = gatewayContainer, g.GatewayImage, nil, nil
 	ct.ReadinessProbe = probe("/readyz", 1, 1)
+	if r := g.tunnel.Spec.Gateway.Resources; r != nil {
+		ct.Resources = corev1.ResourceRequirements{Requests: r.Requests.DeepCopy(), Limits: r.Limits.DeepCopy()}
+	}
 	ct.Args = []string{
 		"--coordinator=" + g.CoordinatorURL,
 		"--token-file=" + IdentityPath + "/" + TokenKey,

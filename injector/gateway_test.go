@@ -53,6 +53,17 @@ func TestGatewayObjects(t *testing.T) {
 	}
 }
 
+func TestGatewayResources(t *testing.T) {
+	c, tunnel := testGateway()
+	memory := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("256Mi")}
+	tunnel.Spec.Gateway.Resources = &v1alpha1.GatewayResources{Limits: memory}
+	objects := c.Gateway(tunnel)
+	got := objects[len(objects)-1].(*appsv1.Deployment).Spec.Template.Spec.Containers[0].Resources
+	if d := cmp.Diff(corev1.ResourceRequirements{Limits: memory}, got); d != "" {
+		t.Error(d)
+	}
+}
+
 func gatewayDeployment(t *testing.T) *appsv1.Deployment {
 	t.Helper()
 	c, tunnel := testGateway()

@@ -101,6 +101,21 @@ func tunnelCases() []schemaCase {
 // longName has the 253 bytes that a DNS name can have.
 var longName = strings.Repeat(strings.Repeat("a", 62)+".", 4) + "a"
 
+func gatewayCases() []schemaCase {
+	gateway := func(more string) string { return "{gateway: {" + more + "}}" }
+	return []schemaCase{
+		{"gateway", gateway(""), ""},
+		{"gateway endpoints", gateway("endpoints: ['vpn.example.com:51820', '203.0.113.7:1', '[2001:db8::7]:65535']"), ""},
+		{"gateway endpoint without port", gateway("endpoints: [vpn.example.com]"), "spec.gateway.endpoints"},
+		{"gateway endpoint with a port too large", gateway("endpoints: ['vpn.example.com:65536']"), "spec.gateway.endpoints"},
+		{"gateway endpoint of two lines", gateway(`endpoints: ["vpn.example.com:1\nPostUp = x:1"]`), "spec.gateway.endpoints"},
+		{"gateway endpoints many", gateway("endpoints: [" + many(9, "'10.0.0.#:1'") + "]"), "spec.gateway.endpoints"},
+		{"gateway resources", gateway("resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {memory: 256Mi}}"), ""},
+		{"gateway with a device", gateway("resources: {limits: {vendor.example/gpu: 1}}"), "spec.gateway.resources"},
+		{"gateway with a claim", gateway("resources: {claims: [{name: x}]}"), "spec.gateway.resources"},
+	}
+}
+
 func peerCases() []schemaCase {
 	peer := func(key, endpoint, routes string) string {
 		if endpoint != "" {
@@ -162,7 +177,7 @@ func TestSchema(t *testing.T) {
 	tenant, err := client.New(cluster.editor, client.Options{Scheme: testScheme()})
 	must(t, err)
 	ns := namespace(t)
-	for kind, cases := range map[string][]schemaCase{"TenantTunnel": tunnelCases(), "TunnelPeer": peerCases()} {
+	for kind, cases := range map[string][]schemaCase{"TenantTunnel": append(tunnelCases(), gatewayCases()...), "TunnelPeer": peerCases()} {
 		for i, c := range cases {
 			t.Run(kind+"/"+c.name, func(t *testing.T) {
 				u := parse(t, kind, ns, fmt.Sprintf("%s-%d", strings.ToLower(kind), i), c.spec)

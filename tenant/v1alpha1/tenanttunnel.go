@@ -1,6 +1,9 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // TenantTunnel is one WireGuard network of a tenant, with its own keys, addresses and policy. Pods of the namespace become its
 // members when they are created.
@@ -227,6 +230,31 @@ type Gateway struct {
 	// +kubebuilder:default={}
 	// +optional
 	Service GatewayService `json:"service,omitempty"`
+	// endpoints are where outside peers reach the Service, HOST:PORT, where the cluster does not know it: behind a router that forwards
+	// the port, for example. Who is told how to join is told the first of them.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MaxLength=260
+	// +kubebuilder:validation:XValidation:rule="self.all(e, e.matches('^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\\\\.)*[a-z]([-a-z0-9]{0,61}[a-z0-9])?:[1-9][0-9]{0,4}$') ? int(e.substring(e.lastIndexOf(':') + 1)) <= 65535 : e.matches('^([0-9.]+|\\\\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\\\\]):[1-9][0-9]{0,4}$') && isIP(e.substring(0, e.lastIndexOf(':')).replace('[', '').replace(']', '')) && int(e.substring(e.lastIndexOf(':') + 1)) <= 65535)",message="endpoints must be an IP address or a DNS name in lower case and a port, for example vpn.example.com:51820 or [2001:db8::7]:51820"
+	// +optional
+	Endpoints []string `json:"endpoints,omitempty"`
+	// resources of each pod's container. Left out, they are a sidecar's.
+	// +optional
+	Resources *GatewayResources `json:"resources,omitempty"`
+}
+
+// GatewayResources are a gateway container's.
+type GatewayResources struct {
+	// requests are what a pod is scheduled by.
+	// +kubebuilder:validation:MaxProperties=3
+	// +kubebuilder:validation:XValidation:rule="self.all(r, r in ['cpu', 'memory', 'ephemeral-storage'])",message="resources must be cpu, memory or ephemeral-storage"
+	// +optional
+	Requests corev1.ResourceList `json:"requests,omitempty"`
+	// limits are what a pod cannot exceed.
+	// +kubebuilder:validation:MaxProperties=3
+	// +kubebuilder:validation:XValidation:rule="self.all(r, r in ['cpu', 'memory', 'ephemeral-storage'])",message="resources must be cpu, memory or ephemeral-storage"
+	// +optional
+	Limits corev1.ResourceList `json:"limits,omitempty"`
 }
 
 // GatewayServiceType is how far a gateway's Service reaches.
