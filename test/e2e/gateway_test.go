@@ -6,10 +6,10 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
@@ -101,14 +101,21 @@ forwards:
 	}
 
 	asker := n.StartRequests("asker", 20*time.Millisecond, url)
+	remove := func(grace int64) func() {
+		return func() {
+			n.Remove(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: first}}, &client.DeleteOptions{GracePeriodSeconds: &grace})
+		}
+	}
 	for _, c := range []struct {
-		how   string
-		grace int64
-	}{{"told to end", 10}, {"killed", 0}} {
+		how  string
+		lose func()
+	}{
+		{"told to end", remove(10)}, {"killed", remove(0)},
+		{"replaced, with those that stand by", func() { kit.Change(n, "tenantwire-gateway-main", &appsv1.Deployment{}, restart) }},
+	} {
 		asker.WaitMore(20)
-		gone := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: first}}
 		began := time.Now()
-		n.Remove(gone, &client.DeleteOptions{GracePeriodSeconds: ptr.To(c.grace)})
+		c.lose()
 		next, _ := activeGateway(n, first)
 		asker.WaitMore(20)
 		seen, err := asker.Seen()
