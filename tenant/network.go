@@ -35,6 +35,8 @@ type Network struct {
 	peers    []wire.Peer    // of members, by public key
 	hubPeers []wire.Peer    // of gateways, by public key
 	services []wire.Service // by name, port, protocol
+	shared   []netip.Prefix // of gateways, IPv4 first
+	zone     *wire.Zone     // of gateways
 }
 
 // member is a TunnelMember, parsed.
@@ -72,6 +74,9 @@ func NewNetwork(s State) *Network {
 		}
 	}
 	outside := outsidePeers(accepted)
+	for _, a := range GatewayAddresses(s.Tunnel, s.Members) {
+		n.shared = append(n.shared, hostPrefix(a))
+	}
 	members, hub := wire.Config{}, wire.Config{}
 	if s.Tunnel.Spec.Gateway == nil {
 		members.Peers = slices.Concat(inside, outside)
@@ -79,7 +84,9 @@ func NewNetwork(s State) *Network {
 		members.Peers = append(slices.Clip(inside), n.theGateway(s, outside)...)
 		hub.Peers = slices.Concat(inside, outside)
 	}
-	members.Services = append(n.carried(s), egress(s.Tunnel, accepted)...)
+	carried := n.carried(s)
+	n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(carried)}
+	members.Services = append(carried, egress(s.Tunnel, accepted)...)
 	members.Sort()
 	hub.Sort()
 	n.peers, n.services, n.hubPeers = members.Peers, members.Services, hub.Peers
@@ -112,6 +119,7 @@ func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
 	if !out.Outside {
 		return nil
 	}
+	out.AllowedIPs = append(out.AllowedIPs, n.shared...)
 	for _, p := range outside {
 		out.AllowedIPs = append(out.AllowedIPs, p.AllowedIPs...)
 	}
@@ -128,7 +136,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 		return wire.Config{}, false
 	}
 	if m.gateway {
-		return wire.Config{Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers)}, true
+		return wire.Config{Interface: wire.Interface{Addresses: n.gatewayInterface(m), MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers), Zone: n.zone}, true
 	}
 	return wire.Config{
 		Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu},
@@ -137,6 +145,13 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 		Inbound:   m.inbound,
 		Granted:   m.granted,
 	}, true
+}
+
+// gatewayInterface is a gateway's addresses: first those of all of them, from which it dials, then its own.
+func (n *Network) gatewayInterface(m *member) []netip.Prefix {
+	all := slices.Concat(n.shared, m.addresses)
+	slices.SortStableFunc(all, func(a, b netip.Prefix) int { return cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()) })
+	return all
 }
 
 func (n *Network) peersOf(m *member) []wire.Peer {

@@ -142,6 +142,9 @@ func text(t *testing.T, c wire.Config) []byte {
 	for _, p := range c.Granted {
 		line("granted", p)
 	}
+	if c.Zone != nil {
+		line("zone", c.Zone)
+	}
 	return b.Bytes()
 }
 

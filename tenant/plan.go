@@ -124,6 +124,9 @@ func (p *Plan) members(in Inputs, pods []*corev1.Pod, existing map[string]*v1alp
 	for _, m := range old {
 		keeps[m.Name] = allocator.Keep(m.Spec.Addresses)
 	}
+	if t.Spec.Gateway != nil {
+		allocator.Reserve(reserved(t))
+	}
 	allocator.Reserve(peerAddresses(t, in.Peers))
 	for _, pod := range pods {
 		m := existing[pod.Name]

@@ -63,6 +63,7 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 	s.Ready = readiness(s.Members, waiting, applied, slices.Concat(problems, without))
 	if in.Tunnel.Spec.Gateway != nil {
 		s.Gateway = gatewayStatus(kept)
+		s.Gateway.Addresses = addressStrings(GatewayAddresses(in.Tunnel, kept))
 		if s.IsReady() && s.Gateway.Active == "" {
 			s.Ready = Decision{ReasonGatewayNotReady, "no gateway pod is active"}
 		}

@@ -82,6 +82,11 @@ func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members 
 	}
 	c := contest{tunnel: t, keys: make(map[key.Public]string, len(peers)+len(members)), addresses: map[netip.Addr]string{}}
 	c.members(members)
+	for _, a := range reserved(t) {
+		if _, taken := c.addresses[a]; !taken {
+			c.addresses[a] = "the tunnel's gateway"
+		}
+	}
 	entries := c.enterAll(byAge(t, peers), now)
 	var accepted []peer
 	for i := range entries {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
+	"github.com/tenantwire/tenantwire/sidecar/dns"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/limits"
 	"github.com/tenantwire/tenantwire/sidecar/privilege"
@@ -45,6 +46,8 @@ type Options struct {
 	SOCKS5      netip.AddrPort        // loopback; zero: off
 	HTTPConnect netip.AddrPort        // loopback; zero: off
 	KeyFile     string                // the private key; empty: made on the first start, and kept in StateDir
+	// DNS answers for the names that the coordinator tells, to those who ask inside the tunnel; nil: nobody does. The caller closes it.
+	DNS *dns.Server
 	// PresharedKeys is a folder with a file for each preshared key that the coordinator names; empty: none is found.
 	PresharedKeys string
 	MaySend       func() bool     // asked before anything leaves; nil: always
@@ -167,7 +170,7 @@ func newMember(o Options) (*member, error) {
 	}
 	plane := newPlane(private, o.ListenPort, chosen, o.Log)
 	plane.standby, plane.maySend, plane.prepared = o.Active != nil, o.MaySend, o.Prepared
-	plane.preshared = presharedKeys(o.PresharedKeys)
+	plane.preshared, plane.dns = presharedKeys(o.PresharedKeys), o.DNS
 	return &member{
 		Options: o, store: store, public: private.Public(),
 		silence: 3 * wire.HeartbeatInterval, patience: 10 * time.Second, reports: make(chan struct{}, 1),

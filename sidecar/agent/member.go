@@ -189,6 +189,7 @@ func (m *member) translate(c wire.Config) desired {
 	for _, p := range c.Granted {
 		d.granted[inboundPort{p.Port, relay.Protocol(p.Protocol)}] = true
 	}
+	m.serveZone(&d, c.Zone)
 	return d
 }
 

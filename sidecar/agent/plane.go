@@ -13,6 +13,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/auto"
+	"github.com/tenantwire/tenantwire/sidecar/dns"
 	"github.com/tenantwire/tenantwire/sidecar/endpoint"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/relay"
@@ -32,6 +33,7 @@ type desired struct {
 	outside []netip.Prefix
 	granted map[inboundPort]bool
 	proxies relay.Proxies
+	zone    *dns.Zone // nil: no names are answered for
 }
 
 type inboundPort struct {
@@ -57,6 +59,7 @@ type plane struct {
 	prepared   func()      // nil: nobody asks
 	log        *slog.Logger
 	preshared  presharedKeys
+	dns        *dns.Server // nil: there is none
 	draining   atomic.Bool
 	admission  atomic.Pointer[desired] // what the relay asks, from its own goroutines
 	endpoints  *endpoint.Resolver
@@ -141,6 +144,13 @@ func (p *plane) applyDevice(d desired) error {
 
 func (p *plane) applyRelay(d desired) error {
 	p.admission.Store(&d)
+	if p.dns != nil {
+		zone := d.zone
+		if zone == nil {
+			zone = &dns.Zone{}
+		}
+		p.dns.Set(*zone)
+	}
 	return errors.Join(p.openPorts(d.inbound), p.relay.SetInbound(d.inbound), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies))
 }
 

@@ -57,6 +57,7 @@ func Diff(from, to Config) Delta {
 		func(s Service) { d.RemoveServices = append(d.RemoveServices, s.ServiceID) })
 	d.Inbound = diffPorts(from.Inbound, to.Inbound)
 	d.Granted = diffPorts(from.Granted, to.Granted)
+	d.Zone = diffZone(from.Zone, to.Zone)
 	return d
 }
 
@@ -91,13 +92,13 @@ func merge[T any](a, b []T, compare func(T, T) int, upsert, remove func(T)) {
 // IsEmpty says whether the delta changes nothing.
 func (d Delta) IsEmpty() bool {
 	return d.Interface == nil && len(d.UpsertPeers) == 0 && len(d.RemovePeers) == 0 &&
-		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil
+		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil
 }
 
 // Apply returns the configuration that the delta leads to. The receiver is not changed. The result is validated, so that a
 // garbled delta never reaches a device.
 func (c Config) Apply(d Delta) (Config, error) {
-	out := Config{Interface: c.Interface, Inbound: c.Inbound, Granted: c.Granted}
+	out := Config{Interface: c.Interface, Inbound: c.Inbound, Granted: c.Granted, Zone: c.Zone}
 	if d.Interface != nil {
 		out.Interface = *d.Interface
 	}
@@ -106,6 +107,9 @@ func (c Config) Apply(d Delta) (Config, error) {
 	}
 	if d.Granted != nil {
 		out.Granted = *d.Granted
+	}
+	if d.Zone != nil {
+		out.Zone = d.Zone
 	}
 	dropPeer := make(map[key.Public]bool, len(d.RemovePeers)+len(d.UpsertPeers))
 	for _, k := range d.RemovePeers {

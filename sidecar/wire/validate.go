@@ -44,7 +44,10 @@ func (c Config) Validate() error {
 	if err := validatePorts("inbound", c.Inbound); err != nil {
 		return err
 	}
-	return validatePorts("granted", c.Granted)
+	if err := validatePorts("granted", c.Granted); err != nil {
+		return err
+	}
+	return c.Zone.validate()
 }
 
 func validatePorts(field string, ports []Port) error {

@@ -114,6 +114,8 @@ type Config struct {
 	Services  []Service `json:"services,omitempty"` // by name, port, protocol
 	Inbound   []Port    `json:"inbound,omitempty"`  // by port, protocol: what the member's own addresses accept
 	Granted   []Port    `json:"granted,omitempty"`  // those of Inbound that outside peers reach too; members reach all
+
+	Zone *Zone `json:"zone,omitempty"` // of a gateway: the names that it answers for
 }
 
 // Interface is the member's own end.
@@ -171,4 +173,5 @@ type Delta struct {
 	RemoveServices []ServiceID  `json:"removeServices,omitempty"`
 	Inbound        *[]Port      `json:"inbound,omitempty"` // replaces the whole list
 	Granted        *[]Port      `json:"granted,omitempty"` // replaces the whole list
+	Zone           *Zone        `json:"zone,omitempty"`    // replaces the whole zone
 }

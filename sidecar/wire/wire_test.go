@@ -83,6 +83,10 @@ func (g generator) config() Config {
 		}
 		ports[p] = true
 	}
+	c.Zone = &Zone{Domain: "main.tunnel"}
+	for i := range g.IntN(3) {
+		c.Zone.Names = append(c.Zone.Names, Name{fmt.Sprintf("svc-%d", i), []netip.Addr{g.addrPort().Addr()}})
+	}
 	c.Sort()
 	return c
 }
@@ -280,30 +284,41 @@ func TestValidate(t *testing.T) {
 	}
 	prefix := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
 	for want, spoil := range map[string]func(*Config){
-		"interface.addresses: empty":     func(c *Config) { c.Interface.Addresses = nil },
-		"10.7.0.2/24":                    func(c *Config) { c.Interface.Addresses = prefix("10.7.0.2/24") },
-		"127.0.0.1/32":                   func(c *Config) { c.Interface.Addresses = prefix("127.0.0.1/32") },
-		"169.254.169.254/32":             func(c *Config) { c.Interface.Addresses = prefix("169.254.169.254/32") },
-		"interface.mtu: 1279":            func(c *Config) { c.Interface.MTU = 1279 },
-		"interface.mtu: 65456":           func(c *Config) { c.Interface.MTU = 65456 },
-		"peers[0].publicKey: missing":    func(c *Config) { c.Peers[0].PublicKey = key.Public{} },
-		"peers[1].publicKey":             func(c *Config) { c.Peers[1].PublicKey = key.Public{1} },
-		"192.0.2.1:0":                    func(c *Config) { c.Peers[0].Endpoint = netip.MustParseAddrPort("192.0.2.1:0") },
-		"0.0.0.0:1":                      func(c *Config) { c.Peers[0].Endpoint = netip.MustParseAddrPort("0.0.0.0:1") },
-		"224.0.0.1:1":                    func(c *Config) { c.Peers[0].Endpoint = netip.MustParseAddrPort("224.0.0.1:1") },
-		"fe80::1%eth0":                   func(c *Config) { c.Peers[0].Endpoint = netip.MustParseAddrPort("[fe80::1%eth0]:1") },
-		"keepaliveSeconds: 65536":        func(c *Config) { c.Peers[0].KeepaliveSeconds = 65536 },
-		"keepaliveSeconds: -1":           func(c *Config) { c.Peers[0].KeepaliveSeconds = -1 },
-		"10.8.0.1/16":                    func(c *Config) { c.Peers[0].AllowedIPs = prefix("10.8.0.1/16") },
-		"10.8.0.0/16 belongs to":         func(c *Config) { c.Peers[1].AllowedIPs = prefix("10.8.0.0/16") },
-		"services[0]: name":              func(c *Config) { c.Services[0].Name = "" },
-		"253 characters":                 func(c *Config) { c.Services[0].Name = strings.Repeat("x", 254) },
-		"services[0]: port: 0":           func(c *Config) { c.Services[0].Port = 0 },
-		`services[0]: protocol: "SCTP"`:  func(c *Config) { c.Services[0].Protocol = "SCTP" },
-		"services[1]":                    func(c *Config) { c.Services = append(c.Services, c.Services[0]) },
-		"targets: 127.0.0.1:80":          func(c *Config) { c.Services[0].Targets = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:80")} },
-		"inbound[0]: port: 0":            func(c *Config) { c.Inbound[0].Port = 0 },
-		"granted[0]: port: 0":            func(c *Config) { c.Granted = []Port{{0, TCP}} },
+		"interface.addresses: empty":    func(c *Config) { c.Interface.Addresses = nil },
+		"10.7.0.2/24":                   func(c *Config) { c.Interface.Addresses = prefix("10.7.0.2/24") },
+		"127.0.0.1/32":                  func(c *Config) { c.Interface.Addresses = prefix("127.0.0.1/32") },
+		"169.254.169.254/32":            func(c *Config) { c.Interface.Addresses = prefix("169.254.169.254/32") },
+		"interface.mtu: 1279":           func(c *Config) { c.Interface.MTU = 1279 },
+		"interface.mtu: 65456":          func(c *Config) { c.Interface.MTU = 65456 },
+		"peers[0].publicKey: missing":   func(c *Config) { c.Peers[0].PublicKey = key.Public{} },
+		"peers[1].publicKey":            func(c *Config) { c.Peers[1].PublicKey = key.Public{1} },
+		"192.0.2.1:0":                   func(c *Config) { c.Peers[0].Endpoint = netip.MustParseAddrPort("192.0.2.1:0") },
+		"0.0.0.0:1":                     func(c *Config) { c.Peers[0].Endpoint = netip.MustParseAddrPort("0.0.0.0:1") },
+		"224.0.0.1:1":                   func(c *Config) { c.Peers[0].Endpoint = netip.MustParseAddrPort("224.0.0.1:1") },
+		"fe80::1%eth0":                  func(c *Config) { c.Peers[0].Endpoint = netip.MustParseAddrPort("[fe80::1%eth0]:1") },
+		"keepaliveSeconds: 65536":       func(c *Config) { c.Peers[0].KeepaliveSeconds = 65536 },
+		"keepaliveSeconds: -1":          func(c *Config) { c.Peers[0].KeepaliveSeconds = -1 },
+		"10.8.0.1/16":                   func(c *Config) { c.Peers[0].AllowedIPs = prefix("10.8.0.1/16") },
+		"10.8.0.0/16 belongs to":        func(c *Config) { c.Peers[1].AllowedIPs = prefix("10.8.0.0/16") },
+		"services[0]: name":             func(c *Config) { c.Services[0].Name = "" },
+		"253 characters":                func(c *Config) { c.Services[0].Name = strings.Repeat("x", 254) },
+		"services[0]: port: 0":          func(c *Config) { c.Services[0].Port = 0 },
+		`services[0]: protocol: "SCTP"`: func(c *Config) { c.Services[0].Protocol = "SCTP" },
+		"services[1]":                   func(c *Config) { c.Services = append(c.Services, c.Services[0]) },
+		"targets: 127.0.0.1:80":         func(c *Config) { c.Services[0].Targets = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:80")} },
+		"inbound[0]: port: 0":           func(c *Config) { c.Inbound[0].Port = 0 },
+		"granted[0]: port: 0":           func(c *Config) { c.Granted = []Port{{0, TCP}} },
+		"zone.domain":                   func(c *Config) { c.Zone = &Zone{Domain: "Main.tunnel"} },
+		"zone.names[0].name":            func(c *Config) { c.Zone = &Zone{Domain: "a", Names: []Name{{Name: "a.b"}}} },
+		"zone.names[1].name":            func(c *Config) { c.Zone = &Zone{Domain: "a", Names: []Name{{Name: "a"}, {Name: "a"}}} },
+		"zone.names: 65":                func(c *Config) { c.Zone = &Zone{Domain: "a", Names: make([]Name, 65)} },
+		"zone.names[0].addresses: 65":   func(c *Config) { c.Zone = &Zone{Domain: "a", Names: []Name{{"a", make([]netip.Addr, 65)}}} },
+		"addresses: out of order": func(c *Config) {
+			c.Zone = &Zone{Domain: "a", Names: []Name{{"a", []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.1")}}}}
+		},
+		"addresses: 127.0.0.1": func(c *Config) {
+			c.Zone = &Zone{Domain: "a", Names: []Name{{"a", []netip.Addr{netip.MustParseAddr("127.0.0.1")}}}}
+		},
 		"inbound[1]: 80/TCP is out of o": func(c *Config) { c.Inbound = append(c.Inbound, c.Inbound[0]) },
 	} {
 		c := overWire(t, good)

@@ -110,7 +110,7 @@ func tunnelStatusObject(s v1alpha1.TenantTunnelStatus) object {
 		"datapaths":          datapaths,
 	}
 	if g := s.Gateway; g != nil {
-		status["gateway"] = object{"publicKey": g.PublicKey, "active": g.Active}
+		status["gateway"] = object{"publicKey": g.PublicKey, "active": g.Active, "addresses": anySlice(g.Addresses)}
 	}
 	return status
 }

@@ -10,12 +10,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tenantwire/tenantwire/injector"
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
@@ -104,6 +106,7 @@ func TestGatewayMember(t *testing.T) {
 	start(t)
 	ns := namespace(t)
 	tun := makeTunnel(t, ns, "{gateway: {}}")
+	tun.Spec.Gateway = &v1alpha1.Gateway{}
 	claims := func(p *corev1.Pod) { p.Labels[v1alpha1.LabelRole] = v1alpha1.LabelRoleGateway }
 	if m := getMember(t, makePod(t, ns, "claims", "main", nil, claims)); m.Spec.Role != v1alpha1.RoleMember {
 		t.Errorf("a pod that only has the label is a %s", m.Spec.Role)
@@ -121,12 +124,15 @@ func TestGatewayMember(t *testing.T) {
 	}
 	status := func(want v1alpha1.GatewayStatus, reason string) {
 		t.Helper()
+		for _, a := range tenant.GatewayAddresses(tun, nil) {
+			want.Addresses = append(want.Addresses, a.String())
+		}
 		eventually(t, func() error {
 			var now v1alpha1.TenantTunnel
 			if err := cluster.admin.Get(t.Context(), client.ObjectKeyFromObject(tun), &now); err != nil {
 				return err
 			}
-			if g := now.Status.Gateway; g == nil || *g != want || now.Status.Members.Total != 0 || string(reasonOf(now.Status.Conditions, v1alpha1.ConditionReady)) != reason {
+			if g := now.Status.Gateway; g == nil || !equality.Semantic.DeepEqual(*g, want) || now.Status.Members.Total != 0 || string(reasonOf(now.Status.Conditions, v1alpha1.ConditionReady)) != reason {
 				return fmt.Errorf("gateway %+v, status %+v", g, now.Status)
 			}
 			return nil

@@ -21,6 +21,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
+	"github.com/tenantwire/tenantwire/sidecar/dns"
 )
 
 // Options are a gateway pod's.
@@ -64,6 +65,12 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 		return errors.New("--lease, POD_NAMESPACE and POD_NAME must be set")
 	}
 	klog.SetSlogLogger(o.Log)
+	names, err := dns.Listen(o.Log)
+	if err != nil {
+		return err
+	}
+	defer names.Close()
+	o.Agent.DNS = names
 	carrying, lose := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer lose(nil)
 	active, fence := make(chan struct{}), newFence()

@@ -300,6 +300,12 @@ type GatewayStatus struct {
 	// +kubebuilder:validation:MaxLength=44
 	// +optional
 	PublicKey string `json:"publicKey,omitempty"`
+	// addresses are the gateway's own inside the tunnel, whichever pod is active. It answers there, on port 53, for the names of
+	// exposed Services: NAME.TUNNEL.tunnel.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=2
+	// +optional
+	Addresses []string `json:"addresses,omitempty"`
 	// active is the pod that carries traffic at present.
 	// +kubebuilder:validation:MaxLength=253
 	// +optional

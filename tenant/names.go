@@ -1,0 +1,41 @@
+package tenant
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+)
+
+// Domain is where a tunnel's names are, inside it.
+func Domain(t *v1alpha1.TenantTunnel) string { return t.Name + ".tunnel" }
+
+// names are those of the exposed Services, with the addresses of the members that are behind any of their ports.
+func (n *Network) names(carried []wire.Service) []wire.Name {
+	at := make(map[netip.Addr]*member, len(n.members))
+	for _, m := range n.members {
+		at[m.target()] = m
+	}
+	hosts := map[string][]netip.Addr{}
+	for _, s := range carried {
+		addresses := hosts[s.Name]
+		for _, t := range s.Targets {
+			if m := at[t.Addr()]; m != nil {
+				for _, p := range m.addresses {
+					addresses = append(addresses, p.Addr())
+				}
+			}
+		}
+		hosts[s.Name] = addresses
+	}
+	out := make([]wire.Name, 0, len(hosts))
+	for host, addresses := range hosts {
+		slices.SortFunc(addresses, netip.Addr.Compare)
+		addresses = slices.Compact(addresses)
+		out = append(out, wire.Name{Name: host, Addresses: addresses[:min(len(addresses), wire.MaxNameAddresses)]})
+	}
+	slices.SortFunc(out, func(a, b wire.Name) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
