@@ -350,7 +350,7 @@ func exposedNames(t *v1alpha1.TenantTunnel) map[string]bool {
 
 func routed(accepted []peer, addr netip.Addr) bool {
 	for i := range accepted {
-		if slices.ContainsFunc(accepted[i].routes, func(r netip.Prefix) bool { return r.Contains(addr) }) {
+		if slices.ContainsFunc(accepted[i].allowedIPs(), func(r netip.Prefix) bool { return r.Contains(addr) }) {
 			return true
 		}
 	}

@@ -9,7 +9,7 @@
 //	workload half-close ADDRESS N              the server closes its direction first, then gets N bytes all the same
 //	workload reset ADDRESS                     the server resets the connection; succeeds when that is what is seen
 //	workload tcp-ping|udp-ping [-interval D] [-duration D] [-size N] ADDRESS     echoes on one socket: loss, gaps, times
-//	workload lookup NAME...   workload sleep [DURATION]   workload exit [CODE]
+//	workload lookup [-server ADDRESS] NAME...   workload sleep [DURATION]   workload exit [CODE]
 //
 // Clients print one line of JSON (get: one of text for each request) and exit 1 when what they did failed.
 package main
@@ -18,6 +18,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -112,10 +113,21 @@ func sleep(ctx context.Context, args []string) error {
 	return nil
 }
 
-func lookup(ctx context.Context, names []string) error {
+func lookup(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("lookup", flag.ContinueOnError)
+	server := f.String("server", "", "address and port of the name server, instead of the system's")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	r := net.DefaultResolver
+	if *server != "" {
+		r = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, *server)
+		}}
+	}
 	var failed error
-	for _, n := range names {
-		addresses, err := net.DefaultResolver.LookupHost(ctx, n)
+	for _, n := range f.Args() {
+		addresses, err := r.LookupHost(ctx, n)
 		if err != nil {
 			failed = errReported
 		}
