@@ -1,0 +1,129 @@
+// Package cli is kubectl-tenantwire: it adds, lists and removes the outside peers of tunnels, with the rights of whoever runs it.
+//
+// Adding one goes: flags -> addition (typed, nothing asked of the cluster yet) -> what the tunnel is and where its gateway is reached ->
+// the preshared key's entry and the TunnelPeer are written -> the operator decides -> the far end's config goes out. Whatever fails
+// after something was written takes that back, so that a name is either a peer with a config in somebody's hands or free. The private
+// key is made here and goes into the config alone: no object, message or error has it.
+//
+// What a command is asked for goes to its output, everything it says besides to its error output.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+)
+
+// Exit codes of Run.
+const (
+	ExitOK     = 0
+	ExitFailed = 1
+	ExitUsage  = 2 // the command line is wrong; nothing was done
+)
+
+// Streams are what a command reads and writes.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// Run does what the words of a command line, without the program's name, say, and returns the exit code. When ctx ends, it takes back
+// what is half done before it returns.
+func Run(ctx context.Context, version string, args []string, s Streams) int {
+	root := command(version, s)
+	begun := false // until then all that can be wrong is the command line
+	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
+	root.SetArgs(args)
+	c, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return ExitOK
+	}
+	fmt.Fprintln(s.Err, "error:", err)
+	if !begun || errors.As(err, new(usageError)) {
+		fmt.Fprintf(s.Err, "See '%s --help'.\n", c.CommandPath())
+		return ExitUsage
+	}
+	return ExitFailed
+}
+
+// usageError is of the command line, found by the command itself.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// commands have in common where the cluster is, and what they read and write.
+type commands struct {
+	Streams
+	version string
+	config  *genericclioptions.ConfigFlags
+}
+
+func command(version string, s Streams) *cobra.Command {
+	cs := &commands{Streams: s, version: version, config: genericclioptions.NewConfigFlags(true)}
+	cs.config.CacheDir = nil // nothing is discovered
+	root := group("kubectl-tenantwire", "Work with TenantWire's tunnels", `Work with TenantWire's tunnels: add laptops, routers and sites to them, and take them out again.
+
+It does what you may do yourself with kubectl in the namespace, and asks nothing else of the cluster.`)
+	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl tenantwire"}
+	root.SilenceUsage, root.SilenceErrors = true, true
+	cs.config.AddFlags(root.PersistentFlags())
+	peer := group("peer", "Add, list and remove outside peers", `Add, list and remove the outside peers of tunnels: WireGuard devices and sites that reach a tunnel through its gateway.`)
+	peer.AddCommand(cs.add(), cs.list(), cs.remove())
+	root.AddCommand(peer, &cobra.Command{
+		Use: "version", Short: "Print this program's version", Args: exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(s.Out, "kubectl-tenantwire", version)
+			return err
+		},
+	})
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
+	root.InitDefaultCompletionCmd() // which keeps the output that there is
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Args, c.RunE = cobra.ArbitraryArgs, below
+		}
+	}
+	return root
+}
+
+// group is a command that only has others below it.
+func group(use, short, long string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.ArbitraryArgs, RunE: below, SuggestionsMinimumDistance: 2}
+}
+
+// below says what there is below a group or, had something else been asked for, what comes near.
+func below(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	var near string
+	if s := c.SuggestionsFor(args[0]); len(s) > 0 {
+		near = "; did you mean " + strings.Join(s, " or ") + "?"
+	}
+	return usagef("there is no command %q below %q%s", args[0], c.CommandPath(), near)
+}
+
+// exactly wants one argument for each name.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return fmt.Errorf("%s is missing", names[len(args)])
+		case len(args) > len(names):
+			return fmt.Errorf("unexpected argument %q", args[len(names)])
+		}
+		return nil
+	}
+}
+
+// say tells the user something that is not the command's output.
+func (cs *commands) say(format string, args ...any) { fmt.Fprintf(cs.Err, format+"\n", args...) }
