@@ -44,7 +44,7 @@ func TestAdd(t *testing.T) {
 	if p.Spec.Tunnel != "net" || p.Spec.ExpiresAt == nil || time.Until(p.Spec.ExpiresAt.Time) < 29*24*time.Hour || p.Spec.PresharedKey != nil || p.Spec.Routes != nil {
 		t.Errorf("%+v", p.Spec)
 	}
-	for _, want := range []string{"waiting for the operator", "peer laptop is in tunnel net with 10.77.0.254", "inside the cluster"} {
+	for _, want := range []string{"waiting for the operator", "peer laptop (10.77.0.254, fd12:3456:789a:1::7): the peer is part of the tunnel", "inside the cluster"} {
 		if !strings.Contains(errOut, want) {
 			t.Errorf("%q does not say %q", errOut, want)
 		}

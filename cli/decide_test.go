@@ -51,7 +51,7 @@ func TestDecide(t *testing.T) {
 		config, waits, fails string // parts
 		note                 string
 	}{
-		"everything there":   {config: "Endpoint = 203.0.113.7:51820\nAllowedIPs = fd12:3456:789a:1::/64, 10.77.0.0/24\nPersistentKeepalive = 25\n", note: "10.77.0.254, fd12:3456:789a:1::7: the peer is part of the tunnel"},
+		"everything there":   {config: "Endpoint = 203.0.113.7:51820\nAllowedIPs = fd12:3456:789a:1::/64, 10.77.0.0/24\nPersistentKeepalive = 25\n", note: "peer laptop (10.77.0.254, fd12:3456:789a:1::7): the peer is part of the tunnel"},
 		"no status yet":      {change: func(_ *joining, s *seen) { s.peer.Status = v1alpha1.TunnelPeerStatus{} }, waits: "operator"},
 		"a status of before": {change: func(_ *joining, s *seen) { s.peer.Generation = 2 }, waits: "operator"},
 		"refused":            {change: accept(metav1.ConditionFalse, "RouteOverlap", "spec.routes: overlap"), fails: "not accepted (RouteOverlap): spec.routes: overlap"},

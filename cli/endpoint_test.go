@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,7 +36,7 @@ func ingress(hostname, ip string) func(*corev1.Service) {
 func TestEndpoint(t *testing.T) {
 	internal := []corev1.Node{node("b", corev1.ConditionTrue, at(corev1.NodeHostName, "b"), at(corev1.NodeInternalIP, "192.168.0.2")),
 		node("a", corev1.ConditionFalse, at(corev1.NodeInternalIP, "192.168.0.1"))}
-	external := append(internal, node("c", corev1.ConditionFalse, at(corev1.NodeExternalIP, "2001:db8::3")))
+	external := append(slices.Clone(internal), node("c", corev1.ConditionFalse, at(corev1.NodeExternalIP, "2001:db8::3")))
 	for name, c := range map[string]struct {
 		service           *corev1.Service
 		nodes             []corev1.Node

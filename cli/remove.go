@@ -118,7 +118,10 @@ func peerName(p v1alpha1.TunnelPeer) string { return p.Name }
 // confirm asks, and takes anything but yes for no.
 func (cs *commands) confirm(question string) error {
 	fmt.Fprintf(cs.Err, "%s [y/N] ", question)
-	answer, _ := bufio.NewReader(cs.In).ReadString('\n')
+	answer, err := bufio.NewReader(cs.In).ReadString('\n')
+	if err != nil {
+		cs.say("")
+	}
 	switch strings.ToLower(strings.TrimSpace(answer)) {
 	case "y", "yes":
 		return nil

@@ -167,18 +167,16 @@ func allowed(t *v1alpha1.TenantTunnel, others []netip.Prefix) (out []netip.Prefi
 
 // notes are what the user should know when all has gone well.
 func (j *joining) notes(p *v1alpha1.TunnelPeer, at endpoint, c *peerConfig) []string {
-	var of string
-	if len(p.Status.Addresses) > 0 {
-		of = " with " + join(c.addresses, netip.Addr.String)
+	name := p.Name
+	if len(c.addresses) > 0 {
+		name += " (" + join(c.addresses, netip.Addr.String) + ")"
 	}
-	notes := []string{fmt.Sprintf("peer %s is in tunnel %s%s", p.Name, j.tunnel, of)}
-	if a := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionAccepted); a.Message != "" {
-		notes[0] += ": " + a.Message
-	}
+	a := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionAccepted)
+	notes := []string{fmt.Sprintf("peer %s: %s", name, cmp.Or(a.Message, a.Reason))}
 	if at.note != "" {
 		notes = append(notes, "note: "+at.note)
 	}
-	if of == "" {
+	if len(c.addresses) == 0 {
 		notes = append(notes, "note: the config has no Address: the peer has none of its own in the tunnel, only routes; --address gives it one")
 	}
 	if j.private.IsZero() {

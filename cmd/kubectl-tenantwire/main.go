@@ -17,6 +17,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	context.AfterFunc(ctx, stop) // who cannot wait for what is being taken back signals again
+	signal.Ignore(syscall.SIGPIPE) // so that a config that nobody reads is an error, and its peer is taken back
+	context.AfterFunc(ctx, stop)   // who cannot wait for what is being taken back signals again
 	return cli.Run(ctx, version, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 }
