@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -35,13 +34,17 @@ func NewLaptop(t T) *Laptop {
 			t.Fatalf("a laptop needs %s: %v", tool, err)
 		}
 	}
+	dir, err := os.MkdirTemp("", "laptop")
+	if err != nil {
+		t.Fatalf("make a folder: %v", err)
+	}
 	n := laptops.Add(1)
 	name := filepath.Base(os.Getenv("TW_STATE"))
-	l := &Laptop{t: t, netns: fmt.Sprintf("%s-laptop%d", name, n), dir: t.TempDir(), iface: fmt.Sprintf("twq%d-%d", os.Getpid()%1e6, n)}
+	l := &Laptop{t: t, netns: fmt.Sprintf("%s-laptop%d", name, n), dir: dir, iface: fmt.Sprintf("twq%d-%d", os.Getpid()%1e6, n)}
 	l.conf = filepath.Join(l.dir, l.iface+".conf")
 	l.must("go", "build", "-C", filepath.Join(root(), "test"), "-o", filepath.Join(l.dir, "wireguard-go"), "golang.zx2c4.com/wireguard")
-	l.must("ip", "netns", "add", l.netns)
 	t.Cleanup(l.remove)
+	l.must("ip", "netns", "add", l.netns)
 	l.must("ip", "-n", name+"-net", "link", "add", fmt.Sprintf("laptop%d", n), "type", "veth", "peer", "name", "eth0", "netns", l.netns)
 	l.must("ip", "-n", name+"-net", "link", "set", fmt.Sprintf("laptop%d", n), "master", "br0", "up")
 	l.must("ip", "-n", l.netns, "link", "set", "lo", "up")
@@ -67,14 +70,35 @@ func (l *Laptop) Run(command ...string) Result {
 	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", l.netns}, command...)...)
-	var stdout, stderr strings.Builder
-	c.Stdout, c.Stderr = &stdout, &stderr
+	// Into files: what stays in the background, as wireguard-go does, would hold pipes open.
+	stdout, stderr := l.file("stdout"), l.file("stderr")
+	defer stdout.Close()
+	defer stderr.Close()
+	c.Stdout, c.Stderr = stdout, stderr
 	err := c.Run()
-	r := Result{Stdout: stdout.String(), Stderr: stderr.String()}
+	r := Result{Stdout: l.read(stdout), Stderr: l.read(stderr)}
 	if err != nil {
-		r.Code = max(c.ProcessState.ExitCode(), 1)
+		r.Code = 1
 	}
 	return r
+}
+
+func (l *Laptop) file(name string) *os.File {
+	l.t.Helper()
+	f, err := os.CreateTemp(l.dir, name)
+	if err != nil {
+		l.t.Fatalf("make a file: %v", err)
+	}
+	return f
+}
+
+func (l *Laptop) read(f *os.File) string {
+	l.t.Helper()
+	b, err := os.ReadFile(f.Name())
+	if err != nil {
+		l.t.Fatalf("read what was printed: %v", err)
+	}
+	return string(b)
 }
 
 // Start runs a command on the laptop until the test ends.
@@ -99,6 +123,7 @@ func (l *Laptop) must(command string, args ...string) {
 
 // remove ends the tunnel first: wireguard-go ends with its interface.
 func (l *Laptop) remove() {
+	defer os.RemoveAll(l.dir)
 	_ = exec.Command("ip", "-n", l.netns, "link", "del", l.iface).Run() //nolint:gosec // a test's own words
 	if out, err := exec.Command("ip", "netns", "del", l.netns).CombinedOutput(); err != nil {
 		l.t.Errorf("remove a laptop: %v: %s", err, out)
