@@ -65,6 +65,9 @@ func (cs *commands) addPeer(ctx context.Context, a *addition) error {
 		return fmt.Errorf(`tunnel %s has no gateway that a peer could dial: set spec.gateway, for example
   kubectl -n %s patch tenanttunnel %s --type merge -p '{"spec": {"gateway": {"service": {"type": "LoadBalancer"}}}}'`, t.Name, n.name, t.Name)
 	}
+	if e := t.Spec.Gateway.Endpoints; a.endpoint == "" && len(e) > 0 {
+		a.endpoint = e[0]
+	}
 	if a.endpoint == "" { // what must not be asked is said before anything is made
 		if _, err := n.entry(ctx, t.Name); err != nil {
 			return err

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tenantwire/tenantwire/sidecar/key"
@@ -44,7 +46,7 @@ func TestAdd(t *testing.T) {
 	if p.Spec.Tunnel != "net" || p.Spec.ExpiresAt == nil || time.Until(p.Spec.ExpiresAt.Time) < 29*24*time.Hour || p.Spec.PresharedKey != nil || p.Spec.Routes != nil {
 		t.Errorf("%+v", p.Spec)
 	}
-	for _, want := range []string{"waiting for the operator", "peer laptop (10.77.0.254, fd12:3456:789a:1::7): the peer is part of the tunnel", "inside the cluster"} {
+	for _, want := range []string{"peer laptop (10.77.0.254, fd12:3456:789a:1::7): the peer is part of the tunnel", "inside the cluster"} {
 		if !strings.Contains(errOut, want) {
 			t.Errorf("%q does not say %q", errOut, want)
 		}
@@ -123,6 +125,38 @@ func TestAddWaitsInVain(t *testing.T) {
 	defer later.Stop()
 	if out, errOut := b.does("peer", "add", "laptop"); line(out, "Endpoint") != "203.0.113.7:51820" || !strings.Contains(errOut, "waiting for the cluster's load balancer") {
 		t.Errorf("%q", errOut)
+	}
+}
+
+// What the tunnel says its endpoints are goes before what the cluster knows.
+func TestEndpointOfTunnel(t *testing.T) {
+	b := newBench(t)
+	b.tunnel("net", v1alpha1.GatewayNodePort) // whose nodes a tenant cannot see
+	b.operator(accept)
+	change := []byte(`{"spec": {"gateway": {"endpoints": ["vpn.example.com:51820", "203.0.113.7:51820"]}}}`)
+	must(t, cluster.admin.Patch(t.Context(), &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: "net"}}, client.RawPatch(types.MergePatchType, change)))
+	if out, errOut := b.does("peer", "add", "laptop"); line(out, "Endpoint") != "vpn.example.com:51820" || strings.Contains(errOut, "note:") {
+		t.Errorf("%s %q", line(out, "Endpoint"), errOut)
+	}
+	if out, _ := b.does("peer", "add", "phone", "--endpoint", "198.51.100.7:443"); line(out, "Endpoint") != "198.51.100.7:443" {
+		t.Error(line(out, "Endpoint"))
+	}
+}
+
+// closed is a pipe that nobody reads.
+type closed struct{}
+
+func (closed) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+// A config that nobody got leaves no peer: its key is lost.
+func TestAddUnread(t *testing.T) {
+	b := newBench(t)
+	b.tunnel("net", v1alpha1.GatewayClusterIP)
+	b.operator(accept)
+	var said strings.Builder
+	code := Run(t.Context(), "test", []string{"peer", "add", "laptop", "--preshared-key", "--kubeconfig", cluster.kubeconfig, "-n", b.namespace}, Streams{In: strings.NewReader(""), Out: closed{}, Err: &said})
+	if code != ExitFailed || !strings.Contains(said.String(), "nothing of peer laptop is left") || len(b.peers()) > 0 || len(b.presharedKeys("net")) > 0 {
+		t.Errorf("%d %s %v", code, said.String(), b.peers())
 	}
 }
 

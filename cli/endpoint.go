@@ -74,7 +74,7 @@ func (e entry) balanced(port int32) (_ endpoint, waits string) {
 			return endpoint{at: hostPort(host, port)}, ""
 		}
 	}
-	return endpoint{}, fmt.Sprintf("the cluster's load balancer to give Service %s an address (--endpoint HOST:PORT does without)", e.name)
+	return endpoint{}, fmt.Sprintf("the cluster's load balancer to give Service %s an address (spec.gateway.endpoints of the tunnel or --endpoint does without)", e.name)
 }
 
 func (e entry) onNode(port int32) (_ endpoint, waits string) {
@@ -91,7 +91,7 @@ func (e entry) inside(port int32) (_ endpoint, waits string) {
 	if ip == "" || ip == corev1.ClusterIPNone {
 		return endpoint{}, "an address of Service " + e.name
 	}
-	return endpoint{hostPort(ip, port), fmt.Sprintf("%s works only inside the cluster, as Service %s is a ClusterIP: for others set spec.gateway.service.type of the tunnel, or say with --endpoint HOST:PORT what they dial",
+	return endpoint{hostPort(ip, port), fmt.Sprintf("%s works only inside the cluster, as Service %s is a ClusterIP: for others set spec.gateway.service.type or spec.gateway.endpoints of the tunnel, or say with --endpoint HOST:PORT what they dial",
 		ip, e.name)}, ""
 }
 

@@ -28,7 +28,7 @@ func (f *addFlags) register(p *pflag.FlagSet) {
 	p.StringSliceVar(&f.addresses, "address", nil, "the peer's own address inside the tunnel, one IPv4 and one IPv6 at most; left out, it is given some")
 	p.StringSliceVar(&f.routes, "route", nil, "range of addresses behind the peer, for example 192.168.10.0/24")
 	p.StringSliceVar(&f.allow, "allow", nil, "range that the peer sends into the tunnel besides the tunnel's own")
-	p.StringVar(&f.endpoint, "endpoint", "", "HOST:PORT that the peer dials; left out, where the gateway's Service is reached")
+	p.StringVar(&f.endpoint, "endpoint", "", "HOST:PORT that the peer dials; left out, what the tunnel says, or else where the gateway's Service is reached")
 	p.IntVar(&f.keepalive, "keepalive", 25, "seconds between packets that keep the way through NATs open; 0 is off")
 	p.StringVar(&f.expires, "expires", "", "when the peer leaves the tunnel: in some time, for example 8h or 30d, or at one, for example 2027-01-31T18:00:00Z")
 	p.BoolVar(&f.preshared, "preshared-key", false, "make a preshared key too, and keep it in the tunnel's Secret for the gateway")

@@ -7,6 +7,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+
 	"github.com/tenantwire/tenantwire/cli"
 )
 
@@ -19,5 +22,6 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	signal.Ignore(syscall.SIGPIPE) // so that a config that nobody reads is an error, and its peer is taken back
 	context.AfterFunc(ctx, stop)   // who cannot wait for what is being taken back signals again
+	klog.SetLogger(logr.Discard()) // what client-go has to say comes as errors, too
 	return cli.Run(ctx, version, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 }
