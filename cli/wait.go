@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -132,6 +133,9 @@ func (j *joining) config(s *seen, at string) (*peerConfig, error) {
 	}
 	if !j.expires.IsZero() {
 		c.about = append(c.about, "It expires at "+j.expires.Format(time.RFC3339)+".")
+	}
+	if g := t.Status.Gateway; len(g.Addresses) > 0 {
+		c.about = append(c.about, fmt.Sprintf("For names of %s, the tunnel's exposed Services, ask the name server %s, and for no others.", tenant.Domain(t), strings.Join(g.Addresses, " or ")))
 	}
 	if c.mtu == 0 && t.Spec.MTU != nil {
 		c.mtu = int(*t.Spec.MTU)
