@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -30,6 +31,8 @@ func (c *Config) Sort() {
 	slices.SortFunc(c.Services, compareServices)
 	slices.SortFunc(c.Inbound, comparePorts)
 	slices.SortFunc(c.Granted, comparePorts)
+	slices.SortFunc(c.Relays, compareRelays)
+	slices.SortFunc(c.Clients, netip.Addr.Compare)
 }
 
 func comparePeers(a, b Peer) int       { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) }
@@ -58,6 +61,7 @@ func Diff(from, to Config) Delta {
 	d.Inbound = diffPorts(from.Inbound, to.Inbound)
 	d.Granted = diffPorts(from.Granted, to.Granted)
 	d.Zone = diffZone(from.Zone, to.Zone)
+	d.diffRelays(from, to)
 	return d
 }
 
@@ -92,7 +96,7 @@ func merge[T any](a, b []T, compare func(T, T) int, upsert, remove func(T)) {
 // IsEmpty says whether the delta changes nothing.
 func (d Delta) IsEmpty() bool {
 	return d.Interface == nil && len(d.UpsertPeers) == 0 && len(d.RemovePeers) == 0 &&
-		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil
+		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil && d.keepsRelays()
 }
 
 // Apply returns the configuration that the delta leads to. The receiver is not changed. The result is validated, so that a
@@ -133,6 +137,9 @@ func (c Config) Apply(d Delta) (Config, error) {
 		dropService[s.ServiceID] = true
 	}
 	out.Services = replace(c.Services, d.UpsertServices, func(s Service) bool { return dropService[s.ServiceID] })
+	if err := out.applyRelays(c, d); err != nil {
+		return Config{}, err
+	}
 	out.Sort()
 	return out, out.Validate()
 }

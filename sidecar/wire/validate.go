@@ -47,7 +47,10 @@ func (c Config) Validate() error {
 	if err := validatePorts("granted", c.Granted); err != nil {
 		return err
 	}
-	return c.Zone.validate()
+	if err := c.Zone.validate(); err != nil {
+		return err
+	}
+	return c.validateRelays()
 }
 
 func validatePorts(field string, ports []Port) error {

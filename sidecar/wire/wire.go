@@ -116,6 +116,9 @@ type Config struct {
 	Granted   []Port    `json:"granted,omitempty"`  // those of Inbound that outside peers reach too; members reach all
 
 	Zone *Zone `json:"zone,omitempty"` // of a gateway: the names that it answers for
+	// Of a gateway: what it carries for pods without a sidecar, and for which.
+	Relays  []Relay      `json:"relays,omitempty"`  // by listening port, protocol
+	Clients []netip.Addr `json:"clients,omitempty"` // sorted; nobody else may use the relays
 }
 
 // Interface is the member's own end.
@@ -164,6 +167,17 @@ type Service struct {
 	Targets []netip.AddrPort `json:"targets,omitempty"` // ready ones; none: new connections are refused
 }
 
+// Relay is a port of a gateway pod's own address that leads into the tunnel.
+type Relay struct {
+	Listen    uint16 `json:"listen"`
+	ServiceID        // the egress host's port
+	// Target is where it leads; zero: nowhere at present, connections are refused.
+	Target netip.AddrPort `json:"target,omitzero"`
+}
+
+// Door is where the relay listens: the port tells relays apart.
+func (r Relay) Door() Port { return Port{r.Listen, r.Protocol} }
+
 // Delta changes a Config. What is not named stays.
 type Delta struct {
 	Interface      *Interface   `json:"interface,omitempty"`
@@ -174,4 +188,8 @@ type Delta struct {
 	Inbound        *[]Port      `json:"inbound,omitempty"` // replaces the whole list
 	Granted        *[]Port      `json:"granted,omitempty"` // replaces the whole list
 	Zone           *Zone        `json:"zone,omitempty"`    // replaces the whole zone
+	UpsertRelays   []Relay      `json:"upsertRelays,omitempty"`
+	RemoveRelays   []Port       `json:"removeRelays,omitempty"` // by their doors
+	AddClients     []netip.Addr `json:"addClients,omitempty"`
+	RemoveClients  []netip.Addr `json:"removeClients,omitempty"`
 }

@@ -87,8 +87,34 @@ func (g generator) config() Config {
 	for i := range g.IntN(3) {
 		c.Zone.Names = append(c.Zone.Names, Name{fmt.Sprintf("svc-%d", i), []netip.Addr{g.addrPort().Addr()}})
 	}
+	if g.IntN(3) == 0 {
+		g.gateway(&c)
+	}
 	c.Sort()
 	return c
+}
+
+// gateway makes the configuration one of a gateway that relays.
+func (g generator) gateway(c *Config) {
+	c.Interface.Hub = true
+	doors, clients := map[Port]bool{}, map[netip.Addr]bool{}
+	for range g.IntN(6) {
+		r := Relay{Listen: uint16(20000 + g.IntN(4)), ServiceID: ServiceID{fmt.Sprintf("host-%d", g.IntN(3)), uint16(80 + g.IntN(2)), g.protocol()}}
+		if g.IntN(2) == 0 {
+			r.Target = g.addrPort()
+		}
+		if !doors[r.Door()] {
+			c.Relays = append(c.Relays, r)
+		}
+		doors[r.Door()] = true
+	}
+	for range g.IntN(6) {
+		a := netip.AddrFrom4([4]byte{10, 244, 0, byte(g.IntN(6))})
+		if !clients[a] {
+			c.Clients = append(c.Clients, a)
+		}
+		clients[a] = true
+	}
 }
 
 func (g generator) peer() Peer {
@@ -215,6 +241,10 @@ func TestFollow(t *testing.T) {
 	line := func(i int) string { return encode(ev[i]) }
 	garbledDelta := ev[2]
 	garbledDelta.Delta = &Delta{UpsertPeers: []Peer{{PublicKey: key.Public{9}, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}}
+	relayed, client := Relay{Listen: 20000, ServiceID: ServiceID{"db", 80, TCP}}, netip.MustParseAddr("10.244.0.1")
+	relayTwice, clientTwice := ev[2], ev[2]
+	relayTwice.Delta = &Delta{UpsertRelays: []Relay{relayed}, RemoveRelays: []Port{relayed.Door()}}
+	clientTwice.Delta = &Delta{AddClients: []netip.Addr{client}, RemoveClients: []netip.Addr{client}}
 	twice := ev[2]
 	twice.Delta = &Delta{UpsertPeers: []Peer{{PublicKey: key.Public{9}}}, RemovePeers: []key.Public{{9}}}
 	loop := cfg[2]
@@ -247,6 +277,8 @@ func TestFollow(t *testing.T) {
 		{"snapshot of nothing", line(0) + `{"type":"Snapshot","to":"x","config":{}}` + "\n", 0, false},
 		{"bad delta", line(0) + line(1) + encode(garbledDelta), 1, false},
 		{"contradicting delta", line(0) + line(1) + encode(twice), 1, false},
+		{"contradicting relays", line(0) + line(1) + encode(relayTwice), 1, false},
+		{"contradicting clients", line(0) + line(1) + encode(clientTwice), 1, false},
 		{"target on loopback", line(0) + encode(Event{Type: Snapshot, To: "x", Config: &loop}), 0, false},
 		{"heartbeats", line(0) + encode(Event{Type: Heartbeat, To: ev[0].To}) + line(1), 1, true},
 		{"heartbeat of another revision", line(0) + encode(Event{Type: Heartbeat, To: ev[1].To}) + line(1), 0, false},
@@ -278,7 +310,10 @@ func TestValidate(t *testing.T) {
 			{PublicKey: key.Public{2}}},
 		Services: []Service{{ServiceID: ServiceID{"db", 80, TCP}}},
 		Inbound:  []Port{{80, TCP}},
+		Relays:   []Relay{{20000, ServiceID{"db", 80, TCP}, netip.MustParseAddrPort("192.0.2.1:80")}},
+		Clients:  []netip.Addr{netip.MustParseAddr("10.244.0.1")},
 	}
+	good.Interface.Hub = true
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -320,6 +355,19 @@ func TestValidate(t *testing.T) {
 			c.Zone = &Zone{Domain: "a", Names: []Name{{"a", []netip.Addr{netip.MustParseAddr("127.0.0.1")}}}}
 		},
 		"inbound[1]: 80/TCP is out of o": func(c *Config) { c.Inbound = append(c.Inbound, c.Inbound[0]) },
+		"only a gateway":                 func(c *Config) { c.Interface.Hub = false },
+		"relays[0]: listen: 0":           func(c *Config) { c.Relays[0].Listen = 0 },
+		"relays[0]: name":                func(c *Config) { c.Relays[0].Name = "" },
+		"relays[0]: port: 0":             func(c *Config) { c.Relays[0].Port = 0 },
+		`relays[0]: protocol: ""`:        func(c *Config) { c.Relays[0].Protocol = "" },
+		"targets: 127.0.0.1:53":          func(c *Config) { c.Relays[0].Target = netip.MustParseAddrPort("127.0.0.1:53") },
+		"targets: 192.0.2.1:0":           func(c *Config) { c.Relays[0].Target = netip.MustParseAddrPort("192.0.2.1:0") },
+		"relays[1]: 20000/TCP is out of": func(c *Config) { c.Relays = append(c.Relays, c.Relays[0]) },
+		"clients[0]: 0.0.0.0":            func(c *Config) { c.Clients[0] = netip.IPv4Unspecified() },
+		"clients[0]: invalid":            func(c *Config) { c.Clients[0] = netip.Addr{} },
+		"clients[0]: ::ffff:10.244.0.1":  func(c *Config) { c.Clients[0] = netip.MustParseAddr("::ffff:10.244.0.1") },
+		"clients[0]: fe80::1%eth0":       func(c *Config) { c.Clients[0] = netip.MustParseAddr("fe80::1%eth0") },
+		"clients[1]: 10.244.0.1 is out":  func(c *Config) { c.Clients = append(c.Clients, c.Clients[0]) },
 	} {
 		c := overWire(t, good)
 		spoil(&c)
