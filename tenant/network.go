@@ -24,7 +24,8 @@ type State struct {
 	Peers          []v1alpha1.TunnelPeer
 	Services       []corev1.Service
 	EndpointSlices []discoveryv1.EndpointSlice
-	Now            time.Time // the plan holds from then until NextExpiry of the peers
+	Pods           []corev1.Pod // without a sidecar, which say that they use egress Services; see ServesEgress
+	Now            time.Time    // the plan holds from then until NextExpiry of the peers
 }
 
 // Network is what a whole tunnel is told: computed once for each change and shared by the streams of all its members. It is
@@ -37,6 +38,8 @@ type Network struct {
 	services []wire.Service // by name, port, protocol
 	shared   []netip.Prefix // of gateways, IPv4 first
 	zone     *wire.Zone     // of gateways
+	relays   []wire.Relay   // of gateways, by listening port, protocol
+	clients  []netip.Addr   // of gateways, sorted
 }
 
 // member is a TunnelMember, parsed.
@@ -83,13 +86,16 @@ func NewNetwork(s State) *Network {
 	} else {
 		members.Peers = append(slices.Clip(inside), n.theGateway(s, outside)...)
 		hub.Peers = slices.Concat(inside, outside)
+		if hub.Relays = egressRelays(s.Tunnel, accepted); len(hub.Relays) > 0 {
+			n.clients = n.egressClients(s)
+		}
 	}
 	carried := n.carried(s)
 	n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(carried)}
 	members.Services = append(carried, egress(s.Tunnel, accepted)...)
 	members.Sort()
 	hub.Sort()
-	n.peers, n.services, n.hubPeers = members.Peers, members.Services, hub.Peers
+	n.peers, n.services, n.hubPeers, n.relays = members.Peers, members.Services, hub.Peers, hub.Relays
 	return n
 }
 
@@ -136,7 +142,8 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 		return wire.Config{}, false
 	}
 	if m.gateway {
-		return wire.Config{Interface: wire.Interface{Addresses: n.gatewayInterface(m), MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers), Zone: n.zone}, true
+		return wire.Config{Interface: wire.Interface{Addresses: n.gatewayInterface(m), MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers), Zone: n.zone,
+			Relays: clip(n.relays), Clients: clip(n.clients)}, true
 	}
 	return wire.Config{
 		Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu},

@@ -73,6 +73,8 @@ func readState(t *testing.T, data []byte) State {
 			err = add(doc, &s.Services)
 		case "EndpointSlice":
 			err = add(doc, &s.EndpointSlices)
+		case "Pod":
+			err = add(doc, &s.Pods)
 		default:
 			err = fmt.Errorf("kind %q", kind.Kind)
 		}
@@ -144,6 +146,12 @@ func text(t *testing.T, c wire.Config) []byte {
 	}
 	if c.Zone != nil {
 		line("zone", c.Zone)
+	}
+	for _, r := range c.Relays {
+		line("relay", r)
+	}
+	for _, a := range c.Clients {
+		line("client", a)
 	}
 	return b.Bytes()
 }

@@ -24,7 +24,9 @@ type Inputs struct {
 	Pods    []corev1.Pod
 	Members []v1alpha1.TunnelMember
 	Peers   []v1alpha1.TunnelPeer
-	Now     time.Time // the plan holds from then until NextExpiry of the peers
+	// Services are the namespace's, where spec.egress names any.
+	Services []corev1.Service
+	Now      time.Time // the plan holds from then until NextExpiry of the peers
 }
 
 // DesiredMember is what a TunnelMember should say.

@@ -11,6 +11,8 @@ const (
 	ReasonEgressWithoutRoute Reason = "EgressWithoutRoute"
 	// ReasonNameClash: an egress host has the name of an exposed Service, which keeps it. The tunnel stays accepted.
 	ReasonNameClash Reason = "NameClash"
+	// ReasonServiceTaken: a Service that spec.egress asks for is somebody else's, who keeps it. The tunnel stays accepted.
+	ReasonServiceTaken Reason = "EgressServiceTaken"
 	// ReasonTunnelNotFound: the TunnelPeer's tunnel does not exist (yet).
 	ReasonTunnelNotFound Reason = "TunnelNotFound"
 	// ReasonInvalid: a field does not parse.
@@ -87,7 +89,7 @@ func (d Decision) NeedsChange() bool {
 // Accepted says whether the object is acted on.
 func (d Decision) Accepted() bool {
 	switch d.Reason {
-	case ReasonAccepted, ReasonEgressWithoutRoute, ReasonNameClash:
+	case ReasonAccepted, ReasonEgressWithoutRoute, ReasonNameClash, ReasonServiceTaken:
 		return true
 	}
 	return false

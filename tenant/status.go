@@ -25,7 +25,7 @@ type Status struct {
 // tunnelStatus counts the members that exist and the ones about to be made, so that the count does not lag a reconcile behind.
 func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems []Problem) Status {
 	_, accepted := decidePeers(in.Tunnel, in.Peers, kept, in.Now)
-	s := Status{Accepted: decideTunnel(in.Tunnel, accepted)}
+	s := Status{Accepted: withServices(decideTunnel(in.Tunnel, accepted), in.Tunnel, in.Services)}
 	if p := IPv6Prefix(in.Tunnel); p.IsValid() {
 		s.Addressing.IPv6Prefix = p.String()
 	}
@@ -64,6 +64,7 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 	if in.Tunnel.Spec.Gateway != nil {
 		s.Gateway = gatewayStatus(kept)
 		s.Gateway.Addresses = addressStrings(GatewayAddresses(in.Tunnel, kept))
+		s.Gateway.Egress = EgressPorts(in.Tunnel)
 		if s.IsReady() && s.Gateway.Active == "" {
 			s.Ready = Decision{ReasonGatewayNotReady, "no gateway pod is active"}
 		}

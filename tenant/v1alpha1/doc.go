@@ -43,6 +43,12 @@ const (
 	LabelRole = "tenantwire.dev/role"
 	// LabelRoleGateway marks the tunnel's gateway pods.
 	LabelRoleGateway = "gateway"
+	// LabelEgress on a pod without a sidecar with the value EgressEnabled lets it use the egress Services of its namespace; on a Service
+	// it says that it is one. The webhook sets it on the pods of opted-in namespaces that it lets through.
+	LabelEgress = "tenantwire.dev/egress"
+	// EgressEnabled and EgressDisabled are the values of LabelEgress.
+	EgressEnabled  = "enabled"
+	EgressDisabled = "disabled"
 )
 
 // Protocol of a port.

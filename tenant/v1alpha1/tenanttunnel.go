@@ -38,6 +38,8 @@ type TenantTunnel struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.expose) || !has(self.egress) || self.egress.all(e, !self.expose.exists(s, s.service == e.host))",message="egress must not have a host of the same name as a Service in expose"
 // +kubebuilder:validation:XValidation:rule="!has(self.egress) || has(self.addressing.ipv4Pool) || !self.egress.exists(e, isIP(e.address) && ip(e.address).family() == 4)",message="egress with an IPv4 address needs addressing.ipv4Pool: members have no IPv4 address to send from otherwise"
+// +kubebuilder:validation:XValidation:rule="!has(self.egress) || has(self.gateway) || !self.egress.exists(e, has(e.service))",message="egress[].service needs gateway: the Service leads to its pods"
+// +kubebuilder:validation:XValidation:rule="!has(self.expose) || !has(self.egress) || self.egress.all(e, !has(e.service) || !self.expose.exists(s, s.service == e.service))",message="egress[].service must not be a Service in expose"
 type TenantTunnelSpec struct {
 	// members says which pods of the namespace join and whether they may opt out.
 	// +optional
@@ -67,6 +69,7 @@ type TenantTunnelSpec struct {
 	// +listType=map
 	// +listMapKey=host
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !has(a.service) || self.exists_one(b, has(b.service) && b.service == a.service))",message="egress must not have two entries with the same service"
 	// +optional
 	Egress []EgressHost `json:"egress,omitempty"`
 
@@ -177,6 +180,14 @@ type EgressHost struct {
 	// +kubebuilder:validation:MaxItems=32
 	// +required
 	Ports []Port `json:"ports"`
+	// service is the name of a Service to make in this namespace, by which its pods without a sidecar reach the host on the same ports:
+	// it leads to the active gateway pod, which carries them through the tunnel. Needs gateway. Left out, no Service is made. A Service
+	// of that name that somebody else made is left alone, and the condition Accepted says so.
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z]([-a-z0-9]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('tenantwire-')",message="service must not begin with tenantwire-"
+	// +optional
+	Service string `json:"service,omitempty"`
 }
 
 // ProxyProtocol is how an application talks to a proxy.
@@ -310,6 +321,26 @@ type GatewayStatus struct {
 	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	Active string `json:"active,omitempty"`
+	// egress is the ports of the gateway's pods that the Services of spec.egress lead to.
+	// +listType=map
+	// +listMapKey=host
+	// +listMapKey=port
+	// +listMapKey=protocol
+	// +kubebuilder:validation:MaxItems=2048
+	// +optional
+	Egress []EgressPort `json:"egress,omitempty"`
+}
+
+// EgressPort is the port of the gateway's pods that leads to one port of an egress host.
+type EgressPort struct {
+	// host is that of the entry in spec.egress.
+	// +kubebuilder:validation:MaxLength=253
+	Host string `json:"host"`
+	Port `json:",inline"`
+	// gatewayPort stays the same as long as the entry is there.
+	// +kubebuilder:validation:Minimum=20000
+	// +kubebuilder:validation:Maximum=22047
+	GatewayPort int32 `json:"gatewayPort"`
 }
 
 // TenantTunnelStatus is what the operator sees of a tunnel.
