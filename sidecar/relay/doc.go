@@ -4,6 +4,7 @@
 // # Flow
 //
 //	outbound   application -> loopback listener (Forward, SOCKS5, CONNECT) -> balancer -> Network.DialTCP / DialUDP
+//	egress     another pod -> listener on the pod's address (Egress) -> allowed? -> Network.DialTCP / DialUDP
 //	inbound    Network.HandleTCP / HandleUDP -> allowed? -> dial loopback -> Accept -> application
 //
 // Every TCP connection ends in a pipe: two halves, one goroutine each, one buffer in flight per half. A buffer is borrowed

@@ -118,6 +118,21 @@ func (t *flowTable[K]) removeIf(match func(*flow[K]) bool) {
 	endAll(gone)
 }
 
+// evict ends the least recently used flow that matches; false when none does.
+func (t *flowTable[K]) evict(match func(*flow[K]) bool) bool {
+	t.mu.Lock()
+	for e := t.recent.Back(); e != nil; e = e.Prev() {
+		if f := e.Value.(*flow[K]); match(f) {
+			t.unlink(f)
+			t.mu.Unlock()
+			endAll([]*flow[K]{f})
+			return true
+		}
+	}
+	t.mu.Unlock()
+	return false
+}
+
 // close ends all flows and takes no more.
 func (t *flowTable[K]) close() {
 	t.mu.Lock()

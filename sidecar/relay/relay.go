@@ -45,6 +45,7 @@ type Relay struct {
 	setMu    sync.Mutex // serializes the setters
 	forwards map[forwardKey]listener
 	inbound  *inboundSide
+	egress   *egressSide
 	proxies  proxySide
 
 	metersMu sync.Mutex
@@ -69,7 +70,7 @@ func New(o Options) *Relay {
 		forwards: map[forwardKey]listener{},
 		meters:   map[meterKey]*meter{},
 	}
-	r.inbound = newInboundSide(r)
+	r.inbound, r.egress = newInboundSide(r), newEgressSide(r)
 	return r
 }
 
@@ -144,6 +145,7 @@ func (r *Relay) stopAccepting() {
 	for _, l := range r.forwards {
 		l.stop()
 	}
+	r.egress.stop()
 }
 
 // Drain stops accepting and waits until every TCP connection has ended or ctx has. UDP flows go on meanwhile; only Close ends
@@ -180,6 +182,7 @@ func (r *Relay) Close() error {
 		l.abort()
 		delete(r.forwards, key)
 	}
+	r.egress.abort()
 	r.proxies.abort()
 	r.inbound.abort()
 	r.setMu.Unlock()

@@ -15,6 +15,7 @@ const (
 	Outbound Direction = "Outbound" // through a Forward
 	Accepted Direction = "Inbound"  // by a peer, to a listed port
 	Proxied  Direction = "Proxied"  // through SOCKS5 or HTTP CONNECT
+	Relayed  Direction = "Relayed"  // by another pod, through an Egress
 )
 
 // Stats is a snapshot of the relay's counters; counters of what was removed are gone.

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// door is a TCP listener on loopback. Its context ends what it let in.
+// door is a TCP listener. Its context ends what it let in.
 type door struct {
 	r      *Relay
 	ln     *net.TCPListener
@@ -26,6 +26,11 @@ func (r *Relay) openDoor(at netip.AddrPort, m func() *meter, serve func(context.
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", at, err)
 	}
+	return r.newDoor(ln, m, serve)
+}
+
+// newDoor does so on a listener, which is the door's from then on.
+func (r *Relay) newDoor(ln *net.TCPListener, m func() *meter, serve func(context.Context, localStream)) (*door, error) {
 	ctx, cancel := r.context()
 	d := &door{r: r, ln: ln, ctx: ctx, cancel: cancel, serve: serve, meter: m}
 	if !r.spawn(d.accept) {

@@ -23,16 +23,22 @@ type udpForward struct {
 	cancel context.CancelFunc
 	state  atomic.Pointer[forwardState]
 	table  *flowTable[netip.AddrPort]
+	gate   *udpGate // nil: loopback, everybody may
 }
 
 func (r *Relay) openUDPForward(f Forward) (listener, error) {
-	conn, err := listenUDP(r.ctx, f.Listen)
+	return r.openUDP(f.Listen, r.forwardState(f), f.Listen.Port(), nil)
+}
+
+// openUDP binds at. port is that of the host behind it.
+func (r *Relay) openUDP(at netip.AddrPort, st *forwardState, port uint16, gate *udpGate) (*udpForward, error) {
+	conn, err := listenUDP(r.ctx, at)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", f.Listen, err)
+		return nil, fmt.Errorf("listen on %s: %w", at, err)
 	}
-	u := &udpForward{r: r, conn: conn, table: newFlowTable[netip.AddrPort](r.opts.Limits.idleFor(f.Listen.Port()), r.opts.Limits.Flows)}
+	u := &udpForward{r: r, conn: conn, table: newFlowTable[netip.AddrPort](r.opts.Limits.idleFor(port), r.opts.Limits.Flows), gate: gate}
 	u.ctx, u.cancel = r.context()
-	u.state.Store(r.forwardState(f))
+	u.state.Store(st)
 	if !r.spawn(u.serve) {
 		u.abort()
 		return nil, ErrDraining
@@ -77,6 +83,10 @@ func (u *udpForward) serve() {
 // about this one.
 func (u *udpForward) packet(from netip.AddrPort, data []byte) {
 	st := u.state.Load()
+	if !u.gate.admits(from) {
+		u.r.failed(st.meter, NotAllowed, "from", from.Addr())
+		return
+	}
 	for range 2 {
 		f := u.table.get(from)
 		if f != nil && !slices.Contains(st.Targets, f.target) {
@@ -108,14 +118,19 @@ func (u *udpForward) start(from netip.AddrPort, st *forwardState) (*flow[netip.A
 	if u.r.isDraining() {
 		return nil, Draining
 	}
+	if !u.gate.take(from, u.table) {
+		return nil, Limit
+	}
 	conn, target, why := u.r.dialUDP(u.ctx, st.Targets)
 	if why != None {
+		u.gate.give(from)
 		return nil, why
 	}
 	m := st.meter
 	f := &flow[netip.AddrPort]{key: from, conn: conn, target: target}
 	f.onEnd = func() {
 		m.flows.Add(-1)
+		u.gate.give(from)
 		u.r.balancer.end(target)
 	}
 	m.flows.Add(1)
@@ -128,6 +143,10 @@ func (u *udpForward) start(from netip.AddrPort, st *forwardState) (*flow[netip.A
 	}
 	if evicted {
 		m.fail(Evicted)
+	}
+	if !u.gate.admits(from) { // it may have changed before the flow was in the table
+		u.table.remove(f)
+		return nil, NotAllowed
 	}
 	if !u.r.spawn(func() { u.answer(f, m) }) {
 		u.table.remove(f)
