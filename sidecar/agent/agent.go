@@ -50,6 +50,7 @@ type Options struct {
 	DNS *dns.Server
 	// PresharedKeys is a folder with a file for each preshared key that the coordinator names; empty: none is found.
 	PresharedKeys string
+	Relays        bool            // a gateway: other pods may come in by the pod's address, as the coordinator says
 	MaySend       func() bool     // asked before anything leaves; nil: always
 	Active        <-chan struct{} // closed when this process may carry traffic; until then it stands by. Nil: at once
 	Prepared      func()          // called once, while it stands by, when it knows enough to become active; nil: nobody

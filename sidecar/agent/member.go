@@ -185,6 +185,7 @@ func (m *member) translate(c wire.Config) desired {
 		d.inbound = append(d.inbound, relay.Inbound{Port: p.Port, Protocol: relay.Protocol(p.Protocol),
 			To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port)})
 	}
+	m.translateRelays(&d, c)
 	d.granted = make(map[inboundPort]bool, len(c.Granted))
 	for _, p := range c.Granted {
 		d.granted[inboundPort{p.Port, relay.Protocol(p.Protocol)}] = true

@@ -29,6 +29,8 @@ type desired struct {
 	preshared map[key.Public]string
 	forwards  []relay.Forward
 	inbound   []relay.Inbound
+	egress    []relay.Egress // for other pods, of which clients may use it
+	clients   []netip.Addr
 	// outside are the addresses of peers that are no members; they reach granted only. Nil: everybody is a member.
 	outside []netip.Prefix
 	granted map[inboundPort]bool
@@ -151,7 +153,8 @@ func (p *plane) applyRelay(d desired) error {
 		}
 		p.dns.Set(*zone)
 	}
-	return errors.Join(p.openPorts(d.inbound), p.relay.SetInbound(d.inbound), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies))
+	return errors.Join(p.openPorts(d.inbound), p.relay.SetInbound(d.inbound), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies),
+		p.relay.SetEgress(d.egress, d.clients))
 }
 
 // openPorts lets the inbound ports through to the relay, where the kernel shuts them otherwise.

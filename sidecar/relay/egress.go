@@ -204,7 +204,7 @@ func (t *egressTCP) recheck() {
 func (t *egressTCP) handle(ctx context.Context, c localStream) {
 	st, src := t.state.Load(), addrOf(c.RemoteAddr())
 	if why := t.carry(ctx, c, st, src); why != None {
-		t.r.failed(st.meter, why, "from", src)
+		t.side.r.failed(st.meter, why, "from", src) // t.door may not be set yet
 		c.Abort()
 	}
 }
@@ -281,7 +281,9 @@ type udpGate struct {
 }
 
 // admits says whether a datagram is let in.
-func (g *udpGate) admits(from netip.AddrPort) bool { return g == nil || g.side.allows(from.Addr().Unmap()) }
+func (g *udpGate) admits(from netip.AddrPort) bool {
+	return g == nil || g.side.allows(from.Addr().Unmap())
+}
 
 // take counts one more flow; the caller gives it back.
 func (g *udpGate) take(from netip.AddrPort, t *flowTable[netip.AddrPort]) bool {
