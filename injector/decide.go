@@ -54,6 +54,7 @@ var tunnelRules = []rule{
 	namespaceOptedIn,
 	gatewayPod,
 	knownKeys,
+	egressLabelReads,
 	optOut,
 	chooseTunnel,
 	tunnelLives,
@@ -84,7 +85,7 @@ func Decide(in Input) Decision {
 		for _, r := range chain {
 			if f := r(c); f.found() {
 				d := decision(f.reason, f.message)
-				d.Warnings, d.Tunnel = c.warnings, c.tunnelName()
+				d.Warnings, d.Tunnel, d.Egress = c.warnings, c.tunnelName(), usesEgress(c, f.reason)
 				return d
 			}
 		}

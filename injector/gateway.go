@@ -123,7 +123,8 @@ func (g *gateway) networkPolicy() runtime.Object {
 	return &networkingv1.NetworkPolicy{TypeMeta: kind("networking.k8s.io/v1", "NetworkPolicy"), ObjectMeta: g.meta(), Spec: networkingv1.NetworkPolicySpec{
 		PodSelector: metav1.LabelSelector{MatchLabels: g.labels()},
 		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
-		Ingress:     []networkingv1.NetworkPolicyIngressRule{{Ports: []networkingv1.NetworkPolicyPort{port(corev1.ProtocolUDP, ListenPort), port(corev1.ProtocolTCP, HealthPort)}}},
+		Ingress: append([]networkingv1.NetworkPolicyIngressRule{{Ports: []networkingv1.NetworkPolicyPort{port(corev1.ProtocolUDP, ListenPort), port(corev1.ProtocolTCP, HealthPort)}}},
+			g.egressRule()...),
 	}}
 }
 

@@ -132,6 +132,9 @@ func TestGolden(t *testing.T) {
 				assertNothingLost(t, g.input.Raw, patched)
 				assertIdempotent(t, g.input, patched)
 			}
+			if d.Egress {
+				got[patchedPart] = rawYAML(t, patchEgress(t, g.input))
+			}
 			if *update {
 				g.rewrite(t, got)
 				return

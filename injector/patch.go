@@ -77,7 +77,9 @@ func (p *patcher) append(path string, have []any, values []any) {
 
 var pointerEscape = strings.NewReplacer("~", "~0", "/", "~1")
 
-func (p *patcher) label() error {
+func (p *patcher) label() error { return p.setLabel(v1alpha1.LabelTunnel, p.plan.Tunnel) }
+
+func (p *patcher) setLabel(key, value string) error {
 	metadata, err := object(p.doc, "metadata")
 	if err != nil {
 		return err
@@ -86,14 +88,14 @@ func (p *patcher) label() error {
 	if err != nil {
 		return err
 	}
-	label := map[string]any{v1alpha1.LabelTunnel: p.plan.Tunnel}
+	label := map[string]any{key: value}
 	switch {
 	case metadata == nil:
 		p.add("/metadata", map[string]any{"labels": label})
 	case labels == nil:
 		p.add("/metadata/labels", label)
-	case labels[v1alpha1.LabelTunnel] != p.plan.Tunnel:
-		p.add("/metadata/labels/"+pointerEscape.Replace(v1alpha1.LabelTunnel), p.plan.Tunnel)
+	case labels[key] != value:
+		p.add("/metadata/labels/"+pointerEscape.Replace(key), value)
 	}
 	return nil
 }

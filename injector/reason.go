@@ -6,7 +6,7 @@ type Outcome string
 // The outcomes.
 const (
 	Inject Outcome = "Inject" // the pod becomes a member
-	Skip   Outcome = "Skip"   // the pod is admitted as it is
+	Skip   Outcome = "Skip"   // the pod is admitted as it is, but for a label where Decision.Egress says so
 	Deny   Outcome = "Deny"   // the pod is refused
 )
 
@@ -24,7 +24,7 @@ const (
 
 	InvalidPod           Reason = "InvalidPod"           // the pod's JSON does not have the shape of a pod
 	UnknownKey           Reason = "UnknownKey"           // a label or annotation under our domain that means nothing
-	MalformedAnnotation  Reason = "MalformedAnnotation"  // an annotation of ours with a value that cannot be read
+	MalformedAnnotation  Reason = "MalformedAnnotation"  // an annotation or label of ours with a value that cannot be read
 	LabelConflict        Reason = "LabelConflict"        // the pod's tunnel label contradicts the decision
 	OptOutForbidden      Reason = "OptOutForbidden"      // the pod opted out, and its tunnel does not allow that
 	NoTunnel             Reason = "NoTunnel"             // the namespace is opted in and has no tunnel
@@ -80,6 +80,8 @@ type Decision struct {
 	Tunnel string
 	// Plan is what to inject; nil unless Outcome is Inject.
 	Plan *Plan
+	// Egress: the pod is let through without a sidecar, and gets the label by which it may use egress Services; see PatchEgress.
+	Egress bool
 }
 
 func decision(r Reason, message string) Decision {

@@ -76,10 +76,13 @@ func (h *handler) decide(ctx context.Context, req admission.Request) (d decided)
 		d.Decision = failed(injector.ClusterNotObservable, err)
 		return d
 	}
-	if d.Plan == nil {
-		return d
+	switch {
+	case d.Plan != nil:
+		d.patch, err = injector.Patch(req.Object.Raw, d.Plan)
+	case d.Egress:
+		d.patch, err = injector.PatchEgress(req.Object.Raw)
 	}
-	if d.patch, err = injector.Patch(req.Object.Raw, d.Plan); err != nil {
+	if err != nil {
 		d.Decision = failed(injector.InvalidPod, err)
 	}
 	return d
