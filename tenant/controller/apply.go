@@ -31,9 +31,11 @@ func apply(ctx context.Context, c client.Client, o object) (*unstructured.Unstru
 }
 
 func applyStatus(ctx context.Context, c client.Client, kind string, m *metav1.ObjectMeta, status object) error {
-	u := &unstructured.Unstructured{Object: object{
-		"apiVersion": v1alpha1.GroupVersion.String(), "kind": kind, "metadata": identity(m.Namespace, m.Name, m.UID), "status": status,
-	}}
+	return applyStatusTo(ctx, c, kind, m, identity(m.Namespace, m.Name, m.UID), status)
+}
+
+func applyStatusTo(ctx context.Context, c client.Client, kind string, m *metav1.ObjectMeta, identity, status object) error {
+	u := &unstructured.Unstructured{Object: object{"apiVersion": v1alpha1.GroupVersion.String(), "kind": kind, "metadata": identity, "status": status}}
 	if err := c.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u), FieldOwner, client.ForceOwnership); err != nil {
 		return fmt.Errorf("apply the status of %s %s/%s: %w", kind, m.Namespace, m.Name, err)
 	}
@@ -110,7 +112,8 @@ func tunnelStatusObject(s v1alpha1.TenantTunnelStatus) object {
 		"datapaths":          datapaths,
 	}
 	if g := s.Gateway; g != nil {
-		status["gateway"] = object{"publicKey": g.PublicKey, "active": g.Active, "addresses": anySlice(g.Addresses)}
+		status["gateway"] = object{"publicKey": g.PublicKey, "active": g.Active, "addresses": anySlice(g.Addresses),
+			"egress": egressPortObjects(g.Egress)}
 	}
 	return status
 }

@@ -25,6 +25,7 @@ import (
 // gatewayReconciler keeps what the gateways of tunnels consist of. It makes their keys and cannot read them afterwards.
 type gatewayReconciler struct {
 	client   client.Client
+	live     client.Reader // the API server itself
 	recorder events.EventRecorder
 	pods     *injector.Config // what gateway pods have in common
 }
@@ -38,7 +39,7 @@ func (r *gatewayReconciler) Reconcile(ctx context.Context, req reconcile.Request
 		return reconcile.Result{}, err // what it owned goes with it
 	}
 	if t.Spec.Gateway == nil {
-		return reconcile.Result{}, r.remove(ctx, t)
+		return reconcile.Result{}, errors.Join(r.egress(ctx, t), r.remove(ctx, t))
 	}
 	if err := r.key(ctx, t); err != nil {
 		return reconcile.Result{}, err
@@ -52,6 +53,9 @@ func (r *gatewayReconciler) Reconcile(ctx context.Context, req reconcile.Request
 		if err = ignoreTerminating(err); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if err := r.egress(ctx, t); err != nil {
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		r.recorder.Eventf(t, nil, corev1.EventTypeWarning, string(tenant.ReasonApplyFailed), "Apply", "the gateway is not as spec.gateway says: %s", err)
@@ -111,14 +115,14 @@ func applyConfiguration(o runtime.Object) (object, error) {
 	return u, nil
 }
 
-// prune takes away what is null or an empty object.
+// prune takes away what is null or an empty object, but for those that mean something.
 func prune(m object) {
 	for k, v := range m {
 		switch v := v.(type) {
 		case nil:
 			delete(m, k)
 		case object:
-			if prune(v); len(v) == 0 && k != "emptyDir" {
+			if prune(v); len(v) == 0 && k != "emptyDir" && k != "podSelector" {
 				delete(m, k)
 			}
 		case []any:

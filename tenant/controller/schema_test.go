@@ -32,6 +32,11 @@ func many(n int, format string) string {
 	return b.String()
 }
 
+// served is an egress host with a Service.
+func served(host, service string) string {
+	return fmt.Sprintf(`{host: %s, address: "2001:db8::1", service: %s, ports: [{port: 1}]}`, host, service)
+}
+
 func tunnelCases() []schemaCase {
 	egress := func(host, address, ports string) string {
 		return fmt.Sprintf("{addressing: {ipv4Pool: 10.0.0.0/24}, egress: [{host: %q, address: %q, ports: [%s]}]}", host, address, ports)
@@ -72,6 +77,16 @@ func tunnelCases() []schemaCase {
 		{"egress port twice", egress("a", "192.0.2.1", "{port: 1}, {port: 1, protocol: TCP}"), "spec.egress[0].ports[1]"},
 		{"egress 33 ports", egress("a", "192.0.2.1", many(33, "{port: 1#}")), "spec.egress[0].ports"},
 		{"egress many", "{egress: [" + many(65, `{host: h#, address: "2001:db8::1", ports: [{port: 1}]}`) + "]}", "spec.egress"},
+		{"egress Service", "{gateway: {}, egress: [" + served("a", "web-1") + ", " + served("b", "a") + `, {host: c, address: "2001:db8::1", ports: [{port: 1}]}]}`, ""},
+		{"egress 64 Services", "{gateway: {}, egress: [" + many(64, served("h#", "s#")) + "]}", ""},
+		{"egress Service without a gateway", "{egress: [" + served("a", "web") + "]}", "egress"},
+		{"egress Service twice", "{gateway: {}, egress: [" + served("a", "web") + ", " + served("b", "web") + "]}", "spec.egress"},
+		{"egress Service in expose", "{gateway: {}, expose: [{service: web}], egress: [" + served("a", "web") + "]}", "egress"},
+		{"egress Service upper case", "{gateway: {}, egress: [" + served("a", "Web") + "]}", "spec.egress[0].service"},
+		{"egress Service of two labels", "{gateway: {}, egress: [" + served("a", "web.x") + "]}", "spec.egress[0].service"},
+		{"egress Service empty", "{gateway: {}, egress: [" + served("a", `""`) + "]}", "spec.egress[0].service"},
+		{"egress Service huge", "{gateway: {}, egress: [" + served("a", strings.Repeat("a", 64)) + "]}", "spec.egress[0].service"},
+		{"egress Service of ours", "{gateway: {}, egress: [" + served("a", "tenantwire-gateway-main") + "]}", "spec.egress[0].service"},
 		{"proxy port low", "{proxies: [{protocol: SOCKS5, port: 80}]}", "spec.proxies[0].port"},
 		{"proxy port high", "{proxies: [{protocol: SOCKS5, port: 65536}]}", "spec.proxies[0].port"},
 		{"proxy protocol", "{proxies: [{protocol: SOCKS4, port: 1080}]}", "spec.proxies[0].protocol"},

@@ -20,8 +20,8 @@ import (
 
 // The label that tells our ConfigMaps from a tenant's own of the same name.
 const (
-	labelManagedBy = "app.kubernetes.io/managed-by"
-	managedBy      = "tenantwire"
+	labelManagedBy = tenant.LabelManagedBy
+	managedBy      = tenant.ManagedBy
 )
 
 // Options is what the controllers need beside the manager.
@@ -76,6 +76,7 @@ func setupTunnel(mgr ctrl.Manager, o Options, recorder events.EventRecorder) err
 		Watches(&corev1.Pod{}, enqueue(o.Debounce, tunnelOfPod), podChanged).
 		Watches(&v1alpha1.TunnelMember{}, enqueue(o.Debounce, tunnelOfMember)).
 		Watches(&v1alpha1.TunnelPeer{}, enqueue(o.Debounce, tunnelOfPeer), specChanged).
+		Watches(&corev1.Service{}, egressTunnels(mgr.GetClient())).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
 		Complete(&tunnelReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, memory: newMemory(o.Now), options: o})
 }
@@ -90,9 +91,10 @@ func setupPeer(mgr ctrl.Manager, o Options, recorder events.EventRecorder) error
 
 func setupGateway(mgr ctrl.Manager, o Options, recorder events.EventRecorder) error {
 	return ctrl.NewControllerManagedBy(mgr).Named("gateway").
-		Watches(&v1alpha1.TenantTunnel{}, enqueue(0, self), specChanged).
+		Watches(&v1alpha1.TenantTunnel{}, enqueue(0, self), specOrEgressChanged).
+		Watches(&corev1.Service{}, egressTunnels(mgr.GetClient())).
 		Watches(&appsv1.Deployment{}, enqueue(o.Debounce, tunnelOfPod), specChanged).
-		Complete(&gatewayReconciler{client: mgr.GetClient(), recorder: recorder, pods: &o.Pods})
+		Complete(&gatewayReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, pods: &o.Pods})
 }
 
 func setupCA(mgr ctrl.Manager, o Options) error {

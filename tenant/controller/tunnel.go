@@ -92,7 +92,8 @@ func (r *tunnelReconciler) gather(ctx context.Context, name types.NamespacedName
 		return in, fmt.Errorf("list the peers of namespace %s: %w", name.Namespace, err)
 	}
 	in.Pods, in.Peers, in.Now = pods.Items, peers.Items, r.memory.now()
-	return in, nil
+	in.Services, err = egressServices(ctx, r.client, in.Tunnel)
+	return in, err
 }
 
 // getTunnel is the tunnel, nil when there is none.
@@ -189,7 +190,9 @@ func (r *tunnelReconciler) status(ctx context.Context, t *v1alpha1.TenantTunnel,
 		return wait, nil
 	}
 	rec.statusTime = now
-	if err := applyStatus(ctx, r.client, "TenantTunnel", &t.ObjectMeta, tunnelStatusObject(want)); err != nil {
+	if err := writeTunnelStatus(ctx, r.client, t, want); apierrors.IsConflict(err) {
+		return r.options.StatusInterval, nil // the cache will have the newer one by then
+	} else if err != nil {
 		return 0, client.IgnoreNotFound(err)
 	}
 	if reasonOf(t.Status.Conditions, v1alpha1.ConditionAccepted) != s.Accepted.Reason {
