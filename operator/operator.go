@@ -165,14 +165,21 @@ func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates)
 	if err := m.Register(metrics.Registry); err != nil {
 		return nil, fmt.Errorf("register the coordinator's metrics: %w", err)
 	}
+	pods, err := controller.NewEgressPods(mgr)
+	if err != nil {
+		return nil, err
+	}
 	s := coordinator.New(coordinator.Options{
-		Store: &coordinator.ClusterStore{Client: mgr.GetClient()}, Log: o.Log.WithName("coordinator"), Metrics: m, TLS: t,
+		Store: &coordinator.ClusterStore{Client: mgr.GetClient(), Pods: pods}, Log: o.Log.WithName("coordinator"), Metrics: m, TLS: t,
 		Addr: net.JoinHostPort("", strconv.Itoa(o.CoordinatorPort)),
 		Event: func(about corev1.ObjectReference, kind string, reason tenant.Reason, action, message string) {
 			recorder.Eventf(&about, nil, kind, string(reason), action, "%s", message)
 		},
 	})
 	if err := coordinator.WatchChanges(context.Background(), mgr.GetCache(), s.Changed); err != nil {
+		return nil, fmt.Errorf("set up the coordinator: %w", err)
+	}
+	if err := coordinator.WatchPods(context.Background(), pods, s.Changed); err != nil {
 		return nil, fmt.Errorf("set up the coordinator: %w", err)
 	}
 	return s, mgr.Add(s)

@@ -47,6 +47,8 @@ const (
 // ClusterStore is the Store of a real cluster. Reads come from the manager's cache.
 type ClusterStore struct {
 	Client client.Client
+	// Pods reads the pods that say that they use egress Services; nil: there are none.
+	Pods client.Reader
 }
 
 var _ Store = (*ClusterStore)(nil)
@@ -127,7 +129,9 @@ func (s *ClusterStore) State(ctx context.Context, n types.NamespacedName) (tenan
 			st.Members = append(st.Members, members.Items[i])
 		}
 	}
-	return st, true, nil
+	var err error
+	st.Pods, err = s.egressPods(ctx, t)
+	return st, err == nil, err
 }
 
 // WriteStatus applies the fields of one owner.
@@ -183,6 +187,10 @@ func (s *ClusterStore) applyStatus(ctx context.Context, kind string, m *metav1.O
 
 // WatchChanges calls changed with the namespace of every object that plans are made from, whenever one changes.
 func WatchChanges(ctx context.Context, c cache.Cache, changed func(namespace string)) error {
+	return watchObjects(ctx, c, changed, &v1alpha1.TenantTunnel{}, &v1alpha1.TunnelMember{}, &v1alpha1.TunnelPeer{}, &corev1.Service{}, &discoveryv1.EndpointSlice{})
+}
+
+func watchObjects(ctx context.Context, c cache.Cache, changed func(namespace string), objects ...client.Object) error {
 	on := func(o any) {
 		if d, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
 			o = d.Obj
@@ -196,13 +204,13 @@ func WatchChanges(ctx context.Context, c cache.Cache, changed func(namespace str
 		UpdateFunc: func(was, is any) {
 			a, okA := was.(metav1.Object)
 			b, okB := is.(metav1.Object)
-			if okA && okB && a.GetResourceVersion() == b.GetResourceVersion() {
-				return // a resync
+			if okA && okB && a.GetResourceVersion() == b.GetResourceVersion() || !podMatters(was, is) {
+				return // a resync, or nothing that we have to know
 			}
 			on(is)
 		},
 	}
-	for _, o := range []client.Object{&v1alpha1.TenantTunnel{}, &v1alpha1.TunnelMember{}, &v1alpha1.TunnelPeer{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}} {
+	for _, o := range objects {
 		i, err := c.GetInformer(ctx, o)
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", o, err)
