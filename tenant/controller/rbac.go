@@ -2,7 +2,8 @@ package controller
 
 // What the operator may do in the whole cluster. It reads no Secret, runs nothing in pods but gateways, and grants no rights but those
 // of a gateway to its lease, which it has to have itself; a test holds the generated role against that. Applying needs patch, and
-// create where the object may not exist yet. A gateway's key is made and deleted, never read.
+// create where the object may not exist yet. A gateway's key is made and deleted, never read. The
+// admission policy that comes with the role bounds what may be made of all this, egress Services by tenants' names too.
 //
 // +kubebuilder:rbac:groups=tenantwire.dev,resources=tenanttunnels;tunnelpeers,verbs=get;list;watch
 // +kubebuilder:rbac:groups=tenantwire.dev,resources=tenanttunnels/status;tunnelpeers/status;tunnelmembers/status,verbs=patch

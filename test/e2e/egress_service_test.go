@@ -115,6 +115,9 @@ func TestEgressService(t *testing.T) {
 	answered(n, "opted-out", "http://"+direct(8080)) // the control: the way is there
 
 	asker := n.StartRequests("asker", 20*time.Millisecond, url)
+	if s, err := asker.Seen(); err == nil {
+		t.Logf("a pod that asks as soon as it starts was refused %d times before it was known", len(s.Failed))
+	}
 	for _, c := range []struct {
 		how   string
 		grace int64
