@@ -92,7 +92,7 @@ func NewNetwork(s State) *Network {
 	}
 	carried := n.carried(s)
 	n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(carried)}
-	members.Services = append(carried, egress(s.Tunnel, accepted)...)
+	members.Services = slices.Concat(carried, egress(s.Tunnel, accepted))
 	members.Sort()
 	hub.Sort()
 	n.peers, n.services, n.hubPeers, n.relays = members.Peers, members.Services, hub.Peers, hub.Relays
