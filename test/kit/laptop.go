@@ -123,7 +123,7 @@ func (l *Laptop) must(command string, args ...string) {
 
 // remove ends the tunnel first: wireguard-go ends with its interface.
 func (l *Laptop) remove() {
-	defer os.RemoveAll(l.dir)
+	defer func() { _ = os.RemoveAll(l.dir) }()
 	_ = exec.Command("ip", "-n", l.netns, "link", "del", l.iface).Run() //nolint:gosec // a test's own words
 	if out, err := exec.Command("ip", "netns", "del", l.netns).CombinedOutput(); err != nil {
 		l.t.Errorf("remove a laptop: %v: %s", err, out)
