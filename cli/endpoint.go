@@ -104,7 +104,8 @@ func nodeAddress(nodes []corev1.Node) (string, corev1.NodeAddressType) {
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
 		for i := range nodes {
 			for _, a := range nodes[i].Status.Addresses {
-				if a.Type == kind && a.Address != "" {
+				// A node says these of itself, and nobody checks them.
+				if _, err := netip.ParseAddr(a.Address); a.Type == kind && err == nil {
 					return a.Address, kind
 				}
 			}

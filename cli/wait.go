@@ -101,6 +101,9 @@ func (j *joining) decide(s *seen) (_ *outcome, waits string, err error) {
 		}
 		return nil, waits, nil
 	}
+	if at.at, err = parseEndpoint(at.at); err != nil { // whoever says it, nothing but an endpoint gets into the config
+		return nil, "", fmt.Errorf("what to dial: %w", err)
+	}
 	c, err := j.config(s, at.at)
 	if err != nil {
 		return nil, "", err

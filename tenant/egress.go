@@ -2,6 +2,8 @@ package tenant
 
 import (
 	"cmp"
+	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strings"
@@ -72,8 +74,9 @@ func EgressGiven(t *v1alpha1.TenantTunnel) map[EgressKey]int32 {
 	return given
 }
 
-// EgressPorts is what the status should say: what it says already stays, and what is new gets the lowest port that is free. One that
-// was another's until now is given out last, as who is still connected to that one must not find himself at this one.
+// EgressPorts is what the status should say: what it says already stays. What is new gets the first free port after a digest of itself,
+// and one that was another's until now comes last: who is still at the old one, for his node or the gateway has not heard, must not find
+// himself at the new one.
 func EgressPorts(t *v1alpha1.TenantTunnel) []v1alpha1.EgressPort {
 	given := EgressGiven(t)
 	taken, leaving := map[int32]bool{}, map[int32]bool{}
@@ -89,8 +92,8 @@ func EgressPorts(t *v1alpha1.TenantTunnel) []v1alpha1.EgressPort {
 	for _, k := range servedEgress(t) {
 		port, ok := given[k]
 		if !ok {
-			if port, ok = lowestFree(taken, leaving); !ok {
-				if port, ok = lowestFree(taken, nil); !ok {
+			if port, ok = k.free(taken, leaving); !ok {
+				if port, ok = k.free(taken, nil); !ok {
 					break // unreachable: there are as many as a spec can list
 				}
 			}
@@ -104,9 +107,12 @@ func EgressPorts(t *v1alpha1.TenantTunnel) []v1alpha1.EgressPort {
 	return out
 }
 
-func lowestFree(taken, leaving map[int32]bool) (int32, bool) {
-	for p := int32(FirstEgressPort); p <= LastEgressPort; p++ {
-		if !taken[p] && !leaving[p] {
+func (k EgressKey) free(taken, leaving map[int32]bool) (int32, bool) {
+	const all = LastEgressPort - FirstEgressPort + 1
+	h := fnv.New32a()
+	_, _ = fmt.Fprint(h, k.Host, " ", k.Port.Port, k.Protocol)
+	for i := range uint32(all) {
+		if p := FirstEgressPort + int32((h.Sum32()%all+i)%all); !taken[p] && !leaving[p] {
 			return p, true
 		}
 	}

@@ -42,28 +42,37 @@ func ports(given []v1alpha1.EgressPort) string {
 func TestEgressPorts(t *testing.T) {
 	tun := serving("b", "a")
 	give(tun)
-	check := func(want string) {
+	at := func(key string) int32 {
 		t.Helper()
-		if got := ports(tun.Status.Gateway.Egress); got != want {
-			t.Errorf("got  %s\nwant %s", got, want)
+		for _, e := range tun.Status.Gateway.Egress {
+			if fmt.Sprintf("%s:%d/%s", e.Host, e.Port.Port, e.Protocol) == key {
+				return e.GatewayPort
+			}
 		}
+		t.Fatalf("%s has none: %s", key, ports(tun.Status.Gateway.Egress))
+		return 0
 	}
-	check("a:80/TCP=20001 b:80/TCP=20000")
+	a, b := at("a:80/TCP"), at("b:80/TCP")
 	tun.Spec.Egress = append(serving("c").Spec.Egress, tun.Spec.Egress...)
 	give(tun)
-	check("a:80/TCP=20001 b:80/TCP=20000 c:80/TCP=20002")
-	// One goes as another comes: that one's port is not the new one's at once.
-	tun.Spec.Egress = serving("c", "d", "a").Spec.Egress
-	give(tun)
-	check("a:80/TCP=20001 c:80/TCP=20002 d:80/TCP=20003")
-	tun.Spec.Egress = serving("c", "d", "a", "e").Spec.Egress
-	give(tun)
-	check("a:80/TCP=20001 c:80/TCP=20002 d:80/TCP=20003 e:80/TCP=20000")
+	if c := at("c:80/TCP"); at("a:80/TCP") != a || at("b:80/TCP") != b || c == a || c == b {
+		t.Errorf("a third one: %s", ports(tun.Status.Gateway.Egress))
+	}
+	// One goes as others come: its port is not theirs, nor is it once nobody remembers that it was given.
+	for _, hosts := range [][]string{{"c", "d", "a"}, {"c", "d", "a", "e"}} {
+		tun.Spec.Egress = serving(hosts...).Spec.Egress
+		give(tun)
+		if at("a:80/TCP") != a || strings.Contains(ports(tun.Status.Gateway.Egress), fmt.Sprint(b)) {
+			t.Errorf("%v after b with %d: %s", hosts, b, ports(tun.Status.Gateway.Egress))
+		}
+	}
 	// One port by two protocols is two.
 	tun.Spec.Egress = serving("a").Spec.Egress
 	tun.Spec.Egress[0].Ports = []v1alpha1.Port{{Port: 80, Protocol: v1alpha1.UDP}, {Port: 80}, {Port: 81}, {Port: 80, Protocol: "SCTP"}, {Port: 80, Protocol: v1alpha1.TCP}}
 	give(tun)
-	check("a:80/TCP=20001 a:80/UDP=20004 a:81/TCP=20005")
+	if udp := at("a:80/UDP"); at("a:80/TCP") != a || udp == a || at("a:81/TCP") == udp || len(tun.Status.Gateway.Egress) != 3 {
+		t.Errorf("two protocols: %s", ports(tun.Status.Gateway.Egress))
+	}
 	tun.Spec.Egress[0].Service = ""
 	if give(tun); len(tun.Status.Gateway.Egress) > 0 || ServesEgress(tun) {
 		t.Errorf("without a Service: %v", tun.Status.Gateway.Egress)
@@ -87,8 +96,15 @@ func TestEgressPortsOfABadStatus(t *testing.T) {
 		t.Errorf("given: %v", given)
 	}
 	give(tun)
-	if got, want := ports(tun.Status.Gateway.Egress), "a:80/TCP=20001 b:80/TCP=20000 c:80/TCP=20002 d:80/TCP=20003"; got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	seen := map[int32]bool{}
+	for _, e := range tun.Status.Gateway.Egress {
+		if seen[e.GatewayPort] || e.GatewayPort < FirstEgressPort || e.GatewayPort > LastEgressPort || e.Host == "a" && e.GatewayPort != 20001 {
+			t.Errorf("set right: %s", ports(tun.Status.Gateway.Egress))
+		}
+		seen[e.GatewayPort] = true
+	}
+	if len(seen) != 4 {
+		t.Errorf("set right: %s", ports(tun.Status.Gateway.Egress))
 	}
 }
 

@@ -1,6 +1,8 @@
 package tenant
 
 import (
+	"cmp"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,8 +36,27 @@ func (n *Network) names(carried []wire.Service) []wire.Name {
 	for host, addresses := range hosts {
 		slices.SortFunc(addresses, netip.Addr.Compare)
 		addresses = slices.Compact(addresses)
-		out = append(out, wire.Name{Name: host, Addresses: addresses[:min(len(addresses), wire.MaxNameAddresses)]})
+		six, _ := slices.BinarySearchFunc(addresses, netip.IPv6Unspecified(), netip.Addr.Compare)
+		out = append(out, wire.Name{Name: host, Addresses: slices.Concat(sample(addresses[:six]), sample(addresses[six:]))})
 	}
 	slices.SortFunc(out, func(a, b wire.Name) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// sample is as many of one family as a name may have, the same ones each time: not the lowest, which would be the oldest members.
+func sample(addresses []netip.Addr) []netip.Addr {
+	const most = wire.MaxNameAddresses / 2
+	if len(addresses) <= most {
+		return addresses
+	}
+	digest := func(a netip.Addr) uint32 {
+		h := fnv.New32a()
+		_, _ = h.Write(a.AsSlice())
+		return h.Sum32()
+	}
+	addresses = slices.SortedFunc(slices.Values(addresses), func(a, b netip.Addr) int {
+		return cmp.Or(cmp.Compare(digest(a), digest(b)), a.Compare(b))
+	})[:most]
+	slices.SortFunc(addresses, netip.Addr.Compare)
+	return addresses
 }

@@ -91,7 +91,9 @@ func NewNetwork(s State) *Network {
 		}
 	}
 	carried := n.carried(s)
-	n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(carried)}
+	if s.Tunnel.Spec.Gateway != nil {
+		n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(carried)}
+	}
 	members.Services = slices.Concat(carried, egress(s.Tunnel, accepted))
 	members.Sort()
 	hub.Sort()

@@ -10,7 +10,8 @@ import (
 
 // Peers' own addresses inside the tunnel. Those that nobody chose are given out once and kept in the peer's status. Members get theirs
 // from the bottom of the IPv4 pool and peers from the top, by controllers that do not wait for each other: should they meet, the member
-// keeps the address and the peer is given another.
+// keeps the address and the peer is given another. A peer keeps its own until it is deleted, whatever becomes of it meanwhile: they are
+// in a file somewhere.
 
 // ownAddresses are those that a peer has chosen, or else was given before and may keep. needs says that it is to be given what it lacks.
 func (c *contest) ownAddresses(p *v1alpha1.TunnelPeer) (own []netip.Addr, needs bool, d Decision) {
@@ -28,9 +29,15 @@ func (c *contest) ownAddresses(p *v1alpha1.TunnelPeer) (own []netip.Addr, needs 
 		}
 		own = append(own, a)
 	}
-	if len(own) > 0 || len(p.Spec.Routes) > 0 {
+	if len(own) > 0 {
 		return own, false, Decision{}
 	}
+	return c.given(p), len(p.Spec.Routes) == 0, Decision{}
+}
+
+// given are the addresses that a peer was given before and that it may keep: they are still the tunnel's, and nobody else's.
+func (c *contest) given(p *v1alpha1.TunnelPeer) (own []netip.Addr) {
+	ranges := [2]netip.Prefix{IPv4Pool(c.tunnel), IPv6Prefix(c.tunnel)}
 	for _, s := range p.Status.Addresses {
 		a, err := netip.ParseAddr(s)
 		_, taken := c.addresses[a]
@@ -39,7 +46,7 @@ func (c *contest) ownAddresses(p *v1alpha1.TunnelPeer) (own []netip.Addr, needs 
 			own = append(own, a)
 		}
 	}
-	return own, true, Decision{}
+	return own
 }
 
 // give adds what a peer lacks of both families. It is left without an IPv4 address where there is none.

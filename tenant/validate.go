@@ -75,8 +75,8 @@ func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members 
 	decisions := make(map[string]PeerDecision, len(peers))
 	if t == nil {
 		for i := range peers {
-			decisions[peers[i].Name] = PeerDecision{Decision: Decision{ReasonTunnelNotFound,
-				fmt.Sprintf("spec.tunnel: there is no TenantTunnel %q in this namespace", peers[i].Spec.Tunnel)}}
+			decisions[peers[i].Name] = PeerDecision{Decision{ReasonTunnelNotFound,
+				fmt.Sprintf("spec.tunnel: there is no TenantTunnel %q in this namespace", peers[i].Spec.Tunnel)}, peers[i].Status.Addresses}
 		}
 		return decisions, nil
 	}
@@ -94,7 +94,7 @@ func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members 
 		if e.needs { // now that it is known what all others have
 			c.give(e)
 		}
-		d := PeerDecision{Decision: e.decision}
+		d := PeerDecision{e.decision, addressStrings(e.given)}
 		if e.parsed != nil {
 			d.Addresses = addressStrings(e.parsed.addresses)
 			if d.Accepted() {
@@ -135,8 +135,9 @@ type contest struct {
 // entry is a peer in a contest.
 type entry struct {
 	of       *v1alpha1.TunnelPeer
-	parsed   *peer // nil: it may not hold what it asks for
-	needs    bool  // to be given addresses
+	parsed   *peer        // nil: it may not hold what it asks for
+	given    []netip.Addr // which it keeps all the same
+	needs    bool         // to be given addresses
 	decision Decision
 }
 
@@ -146,7 +147,10 @@ func (c *contest) enterAll(peers []*v1alpha1.TunnelPeer, now time.Time) []entry 
 	for i, p := range peers {
 		e := &out[i]
 		e.of = p
-		e.parsed, e.needs, e.decision = c.enter(p)
+		if e.parsed, e.needs, e.decision = c.enter(p); e.parsed == nil {
+			e.given = c.given(p)
+			c.hold(p.Name, e.given)
+		}
 		if away := absent(p, now); e.decision.Accepted() && away.Reason != "" {
 			e.decision = away
 		}
@@ -350,7 +354,7 @@ func exposedNames(t *v1alpha1.TenantTunnel) map[string]bool {
 
 func routed(accepted []peer, addr netip.Addr) bool {
 	for i := range accepted {
-		if slices.ContainsFunc(accepted[i].allowedIPs(), func(r netip.Prefix) bool { return r.Contains(addr) }) {
+		if slices.Contains(accepted[i].addresses, addr) || slices.ContainsFunc(accepted[i].routes, func(r netip.Prefix) bool { return r.Contains(addr) }) {
 			return true
 		}
 	}

@@ -104,12 +104,13 @@ func (p *plane) apply(d desired) error {
 func (p *plane) applyLocked(d desired) error {
 	p.wanted = d
 	d.peers = p.located(d)
-	d.peers, p.keptOut = p.preshared.keyed(d.peers, d.preshared)
+	var keptOut map[key.Public]wire.KeptOut
+	d.peers, keptOut = p.preshared.keyed(d.peers, d.preshared)
 	p.lastFail = p.applyDevice(d)
 	if p.lastFail != nil {
 		return p.lastFail
 	}
-	p.has = d
+	p.has, p.keptOut = d, keptOut
 	p.problem = p.applyRelay(d)
 	if p.problem != nil {
 		p.log.Warn("part of the configuration could not be applied", "error", p.problem.Error())

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,8 +45,8 @@ type Server struct {
 	conns map[net.Conn]struct{} // nil: closed
 }
 
-// Listen serves on one port of 127.0.0.1, the same for UDP and TCP. Close ends it.
-func Listen(log *slog.Logger) (*Server, error) {
+// Listen serves on one port of 127.0.0.1, the same for UDP and TCP, and none of avoid. Close ends it.
+func Listen(log *slog.Logger, avoid ...uint16) (*Server, error) {
 	s := &Server{log: log, conns: map[net.Conn]struct{}{}}
 	s.zone.Store(&Zone{})
 	var err error
@@ -53,7 +54,9 @@ func Listen(log *slog.Logger) (*Server, error) {
 		if s.tcp, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0"); err != nil {
 			break
 		}
-		if s.udp, err = (&net.ListenConfig{}).ListenPacket(context.Background(), "udp", s.tcp.Addr().String()); err == nil {
+		if slices.Contains(avoid, s.Addr().Port()) {
+			err = fmt.Errorf("port %d is for others", s.Addr().Port())
+		} else if s.udp, err = (&net.ListenConfig{}).ListenPacket(context.Background(), "udp", s.tcp.Addr().String()); err == nil {
 			break
 		}
 		_ = s.tcp.Close()

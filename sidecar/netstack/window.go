@@ -40,9 +40,10 @@ func (w *closedWindows) flow(remote []byte, local, far []byte) (*atomic.Uint64, 
 	return &w.place[sum%uint64(len(w.place))], sum>>32<<32 | 1<<63
 }
 
-// leaves looks at the headers of a segment of ours: it closes the stream's window, or opens it.
+// leaves looks at the headers of a segment of ours: it closes the stream's window, or opens it. A reset, whose window says nothing, ends
+// the stream.
 func (w *closedWindows) leaves(ip, tcp []byte) {
-	closed := tcp[14]|tcp[15] == 0 && tcp[13]&byte(header.TCPFlagAck) != 0
+	closed := tcp[14]|tcp[15] == 0 && header.TCPFlags(tcp[13])&(header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagAck
 	if !closed && w.open.Load() == 0 {
 		return
 	}

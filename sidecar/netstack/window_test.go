@@ -140,4 +140,21 @@ func TestClosedWindow(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("the end did not arrive")
 	}
+	if n := s.link.closed.open.Load(); n != 0 {
+		t.Errorf("%d windows are taken for closed", n)
+	}
+}
+
+// TestResetIsNoClosedWindow: a reset has no window, and its stream no more segments that would open it.
+func TestResetIsNoClosedWindow(t *testing.T) {
+	a, b := wired(t, 1420, nil)
+	for range 20 {
+		client, server := connect(t, a, b, v4(2))
+		client.Abort()
+		_, _ = io.Copy(io.Discard, server)
+		_ = server.Close()
+	}
+	if n := a.link.closed.open.Load() + b.link.closed.open.Load(); n != 0 {
+		t.Errorf("%d windows are taken for closed", n)
+	}
 }

@@ -30,7 +30,7 @@ const (
 	mailEgress = "{host: mail.corp, address: 192.168.10.21, service: mail, ports: [{port: 25}]}"
 )
 
-// leadsTo wants a Service of the tunnel's with these ports, as PORT/PROTOCOL=TARGET.
+// leadsTo wants a Service of the tunnel's with these ports, as PORT/PROTOCOL, each of which leads to where the status says.
 func leadsTo(t *testing.T, tun *v1alpha1.TenantTunnel, name, ports string) {
 	t.Helper()
 	eventually(t, func() error {
@@ -39,8 +39,12 @@ func leadsTo(t *testing.T, tun *v1alpha1.TenantTunnel, name, ports string) {
 			return err
 		}
 		var got []string
+		to := given(t, tun)
 		for _, p := range s.Spec.Ports {
-			got = append(got, fmt.Sprintf("%d/%s=%s", p.Port, p.Protocol, p.TargetPort.String()))
+			k := tenant.EgressKey{Host: name + ".corp", Port: v1alpha1.Port{Port: p.Port, Protocol: v1alpha1.Protocol(p.Protocol)}}
+			if got = append(got, fmt.Sprintf("%d/%s", p.Port, p.Protocol)); to[k] == 0 || to[k] != p.TargetPort.IntVal {
+				return fmt.Errorf("%v leads to %s, the status says %v", k, p.TargetPort.String(), to)
+			}
 		}
 		if strings.Join(got, " ") != ports || !tenant.OwnsEgressService(tun, &s) || s.Spec.Type != corev1.ServiceTypeClusterIP ||
 			s.Spec.Selector[v1alpha1.LabelRole] != v1alpha1.LabelRoleGateway || s.Spec.Selector[v1alpha1.LabelTunnel] != tun.Name {
@@ -98,15 +102,17 @@ func TestEgressServices(t *testing.T) {
 	peer := parse(t, "TunnelPeer", ns, "office", fmt.Sprintf("{tunnel: main, publicKey: %q, routes: [192.168.10.0/24]}", goodKey))
 	must(t, cluster.admin.Create(t.Context(), peer))
 	tun := makeTunnel(t, ns, egressSpec(mailEgress, dbEgress))
-	leadsTo(t, tun, "db", "5432/TCP=20001 53/UDP=20002")
+	leadsTo(t, tun, "db", "5432/TCP 53/UDP")
 	accepted(t, tun, tenant.ReasonServiceTaken, "mail")
 	var now corev1.Service
 	must(t, cluster.admin.Get(t.Context(), client.ObjectKeyFromObject(taken), &now))
 	if now.ResourceVersion != taken.ResourceVersion {
 		t.Errorf("the Service of others was changed: %+v", now)
 	}
-	if got := given(t, tun); len(got) != 3 || got[tenant.EgressKey{Host: "mail.corp", Port: v1alpha1.Port{Port: 25, Protocol: v1alpha1.TCP}}] != 20000 {
-		t.Errorf("given: %v", got)
+	db, mail := tenant.EgressKey{Host: "db.corp", Port: v1alpha1.Port{Port: 5432, Protocol: v1alpha1.TCP}}, tenant.EgressKey{Host: "mail.corp", Port: v1alpha1.Port{Port: 25, Protocol: v1alpha1.TCP}}
+	before := given(t, tun)
+	if len(before) != 3 || before[mail] == 0 {
+		t.Errorf("given: %v", before)
 	}
 	eventually(t, func() error {
 		var p networkingv1.NetworkPolicy
@@ -120,20 +126,23 @@ func TestEgressServices(t *testing.T) {
 	})
 
 	must(t, cluster.admin.Delete(t.Context(), taken))
-	leadsTo(t, tun, "mail", "25/TCP=20000")
+	leadsTo(t, tun, "mail", "25/TCP")
 	accepted(t, tun, tenant.ReasonAccepted, "valid")
 
 	// What others change or delete is set right.
 	must(t, cluster.admin.Patch(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "db"}},
 		client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"selector":{"tenantwire.dev/role":"member"}}}`))))
-	leadsTo(t, tun, "db", "5432/TCP=20001 53/UDP=20002")
+	leadsTo(t, tun, "db", "5432/TCP 53/UDP")
 	must(t, cluster.admin.Delete(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "db"}}))
-	leadsTo(t, tun, "db", "5432/TCP=20001 53/UDP=20002")
+	leadsTo(t, tun, "db", "5432/TCP 53/UDP")
 
 	setSpec(t, tun, `{"spec":{"egress":[{"host":"new.corp","address":"192.168.10.22","service":"new","ports":[{"port":1}]},
 		{"host":"db.corp","address":"192.168.10.20","service":"db","ports":[{"port":5432},{"port":5433}]}]}}`)
-	leadsTo(t, tun, "new", "1/TCP=20003")
-	leadsTo(t, tun, "db", "5432/TCP=20001 5433/TCP=20004")
+	leadsTo(t, tun, "new", "1/TCP")
+	leadsTo(t, tun, "db", "5432/TCP 5433/TCP")
+	if now := given(t, tun); now[db] != before[db] {
+		t.Errorf("the port of what stayed was %d and is %d", before[db], now[db])
+	}
 	noService(t, ns, "mail")
 	own := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "own", Labels: map[string]string{
 		v1alpha1.LabelEgress: v1alpha1.EgressEnabled, tenant.LabelManagedBy: tenant.ManagedBy, v1alpha1.LabelTunnel: "main"}},
@@ -151,13 +160,13 @@ func TestEgressServiceOfTwoTunnels(t *testing.T) {
 	start(t)
 	ns := namespace(t)
 	first := makeTunnel(t, ns, egressSpec(dbEgress))
-	leadsTo(t, first, "db", "5432/TCP=20000 53/UDP=20001")
+	leadsTo(t, first, "db", "5432/TCP 53/UDP")
 	u := parse(t, "TenantTunnel", ns, "second", egressSpec(dbEgress, mailEgress))
 	must(t, cluster.admin.Create(t.Context(), u))
 	second := &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "second", UID: u.GetUID()}}
-	leadsTo(t, second, "mail", "25/TCP=20002")
+	leadsTo(t, second, "mail", "25/TCP")
 	accepted(t, second, tenant.ReasonServiceTaken, "db")
-	leadsTo(t, first, "db", "5432/TCP=20000 53/UDP=20001")
+	leadsTo(t, first, "db", "5432/TCP 53/UDP")
 }
 
 // Ports are given out for the very object that was read: from an older one nothing is written.

@@ -54,7 +54,7 @@ func (s *Server) peers(w http.ResponseWriter, r *http.Request, id Identity) erro
 		if err := s.Store.WritePeer(r.Context(), p, c, said.LastHandshake); err != nil {
 			return err
 		}
-		if said.KeptOut != "" {
+		if old := meta.FindStatusCondition(p.Status.Conditions, c.Type); said.KeptOut != "" && (old == nil || old.Reason != c.Reason) {
 			s.event(corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "TunnelPeer", Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 				corev1.EventTypeWarning, tenant.Reason(c.Reason), "Connect", c.Message)
 		}

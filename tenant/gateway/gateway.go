@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"strconv"
 	"sync"
 	"time"
 
@@ -65,7 +67,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 		return errors.New("--lease, POD_NAMESPACE and POD_NAME must be set")
 	}
 	klog.SetSlogLogger(o.Log)
-	names, err := dns.Listen(o.Log)
+	names, err := dns.Listen(o.Log, o.Agent.ListenPort, portOf(o.Agent.HealthAddr))
 	if err != nil {
 		return err
 	}
@@ -113,6 +115,13 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 		return nil
 	}
 	return err
+}
+
+// portOf is 0 where there is none.
+func portOf(address string) uint16 {
+	_, port, _ := net.SplitHostPort(address)
+	n, _ := strconv.ParseUint(port, 10, 16)
+	return uint16(n)
 }
 
 func newLease(cfg *rest.Config, o Options, f *fence) (*lease, error) {

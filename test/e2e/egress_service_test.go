@@ -113,6 +113,7 @@ func TestEgressService(t *testing.T) {
 		t.Errorf("datagrams of a stranger are carried: %s", r)
 	}
 	answered(n, "opted-out", "http://"+direct(8080)) // the control: the way is there
+	n.EventuallyApp("opted-out", "udp-ping", "-interval", "20ms", "-duration", "500ms", direct(5353))
 
 	asker := n.StartRequests("asker", 20*time.Millisecond, url)
 	if s, err := asker.Seen(); err == nil {
