@@ -2,7 +2,6 @@ package injector
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -83,14 +82,7 @@ func PatchEgress(raw []byte) ([]byte, error) {
 	if err := p.setLabel(v1alpha1.LabelEgress, v1alpha1.EgressEnabled); err != nil {
 		return nil, fmt.Errorf("patch pod: %w", err)
 	}
-	if len(p.ops) == 0 {
-		return nil, nil
-	}
-	out, err := json.Marshal(p.ops)
-	if err != nil {
-		return nil, fmt.Errorf("marshal patch: %w", err)
-	}
-	return out, nil
+	return p.marshal()
 }
 
 // egressLabelReads refuses a value that would be ignored silently.

@@ -2,13 +2,11 @@ package injector
 
 import (
 	"fmt"
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
@@ -33,33 +31,12 @@ func testEgress() (*Config, *v1alpha1.TenantTunnel) {
 // TestEgressObjects compares egress Services, and what the NetworkPolicy lets in for them, with testdata/egress.yaml.
 func TestEgressObjects(t *testing.T) {
 	c, tunnel := testEgress()
-	var all strings.Builder
-	for _, o := range EgressServices(tunnel) {
-		b, err := yaml.Marshal(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all.WriteString("---\n" + string(b))
-	}
 	g := gateway{Config: c, tunnel: tunnel, name: tenant.GatewayName(tunnel.Name)}
-	b, err := yaml.Marshal(g.networkPolicy())
-	if err != nil {
-		t.Fatal(err)
+	var objects []runtime.Object
+	for _, s := range EgressServices(tunnel) {
+		objects = append(objects, s)
 	}
-	all.WriteString("---\n" + string(b))
-	const path = "testdata/egress.yaml"
-	if *update {
-		if err := os.WriteFile(path, []byte(all.String()), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), all.String()); d != "" {
-		t.Errorf("run with -update and look at the difference:\n%s", d)
-	}
+	compareObjects(t, "testdata/egress.yaml", append(objects, g.networkPolicy()))
 	for _, s := range EgressServices(tunnel) {
 		if !tenant.OwnsEgressService(tunnel, s) {
 			t.Errorf("Service %s would not be known as ours", s.Name)

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 	"k8s.io/utils/ptr"
@@ -30,17 +31,22 @@ func testGateway() (*Config, *v1alpha1.TenantTunnel) {
 // TestGatewayObjects compares all of a gateway with testdata/gateway.yaml.
 func TestGatewayObjects(t *testing.T) {
 	c, tunnel := testGateway()
+	compareObjects(t, "testdata/gateway.yaml", c.Gateway(tunnel))
+}
+
+// compareObjects compares objects with a file of them.
+func compareObjects(t *testing.T, path string, objects []runtime.Object) {
+	t.Helper()
 	var all strings.Builder
-	for _, o := range c.Gateway(tunnel) {
+	for _, o := range objects {
 		b, err := yaml.Marshal(o)
 		if err != nil {
 			t.Fatal(err)
 		}
 		all.WriteString("---\n" + string(b))
 	}
-	const path = "testdata/gateway.yaml"
 	if *update {
-		if err := os.WriteFile(path, []byte(all.String()), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(all.String()), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -47,6 +47,11 @@ func Patch(raw []byte, plan *Plan) ([]byte, error) {
 			return nil, fmt.Errorf("patch pod: %w", err)
 		}
 	}
+	return p.marshal()
+}
+
+// marshal is the patch as the API server takes it; nil where there is nothing to change.
+func (p *patcher) marshal() ([]byte, error) {
 	if len(p.ops) == 0 {
 		return nil, nil
 	}
