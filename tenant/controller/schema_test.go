@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -192,7 +193,7 @@ func TestSchema(t *testing.T) {
 	tenant, err := client.New(cluster.editor, client.Options{Scheme: testScheme()})
 	must(t, err)
 	ns := namespace(t)
-	for kind, cases := range map[string][]schemaCase{"TenantTunnel": append(tunnelCases(), gatewayCases()...), "TunnelPeer": peerCases()} {
+	for kind, cases := range map[string][]schemaCase{"TenantTunnel": slices.Concat(tunnelCases(), gatewayCases(), policyCases()), "TunnelPeer": peerCases()} {
 		for i, c := range cases {
 			t.Run(kind+"/"+c.name, func(t *testing.T) {
 				u := parse(t, kind, ns, fmt.Sprintf("%s-%d", strings.ToLower(kind), i), c.spec)
@@ -275,7 +276,7 @@ func TestExplain(t *testing.T) {
 	kubectl := filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl")
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	must(t, os.WriteFile(kubeconfig, cluster.kubeconfig, 0o600))
-	for _, field := range []string{"tenanttunnels", "tt.spec", "tt.spec.members", "tt.spec.addressing", "tt.spec.egress", "tt.spec.expose", "tt.spec.proxies", "tt.spec.mtu",
+	for _, field := range []string{"tenanttunnels", "tt.spec", "tt.spec.members", "tt.spec.addressing", "tt.spec.egress", "tt.spec.expose", "tt.spec.proxies", "tt.spec.policy", "tt.spec.policy.inbound", "tt.spec.mtu",
 		"tt.status", "tp", "tp.spec", "tp.spec.endpoint", "tp.spec.routes", "tp.spec.addresses", "tp.spec.presharedKey", "tp.status.addresses", "tm", "tm.spec", "tm.status"} {
 		out, err := exec.CommandContext(t.Context(), kubectl, "--kubeconfig", kubeconfig, "explain", field).CombinedOutput() //nolint:gosec // a test
 		if err != nil || strings.Contains(string(out), "<empty>") || strings.Contains(string(out), "<no description>") {

@@ -37,6 +37,7 @@ type TenantTunnel struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.egress) || has(self.addressing.ipv4Pool) || !self.egress.exists(e, isIP(e.address) && ip(e.address).family() == 4)",message="egress with an IPv4 address needs addressing.ipv4Pool: members have no IPv4 address to send from otherwise"
 // +kubebuilder:validation:XValidation:rule="!has(self.egress) || has(self.gateway) || !self.egress.exists(e, has(e.service))",message="egress[].service needs gateway: the Service leads to its pods"
 // +kubebuilder:validation:XValidation:rule="!has(self.expose) || !has(self.egress) || self.egress.all(e, !has(e.service) || !self.expose.exists(s, s.service == e.service))",message="egress[].service must not be a Service in expose"
+// +kubebuilder:validation:XValidation:rule="!has(self.policy) || self.policy.inbound.all(r, !has(r.services) || r.services.all(s, has(self.expose) && self.expose.exists(e, e.service == s)))",message="policy.inbound[].services must be Services in expose"
 type TenantTunnelSpec struct {
 	// members says which pods of the namespace join and whether they may opt out.
 	// +optional
@@ -83,6 +84,10 @@ type TenantTunnelSpec struct {
 	// peers that have an endpoint themselves, and have to be known there.
 	// +optional
 	Gateway *Gateway `json:"gateway,omitempty"`
+
+	// policy says which TunnelPeers reach which Services of expose. Left out, every accepted peer reaches all of them.
+	// +optional
+	Policy *Policy `json:"policy,omitempty"`
 	// mtu is the MTU inside the tunnel in bytes. Left out, each member derives it from the path to its peers.
 	// +kubebuilder:validation:Minimum=1280
 	// +kubebuilder:validation:Maximum=8920
