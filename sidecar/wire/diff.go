@@ -31,6 +31,7 @@ func (c *Config) Sort() {
 	slices.SortFunc(c.Services, compareServices)
 	slices.SortFunc(c.Inbound, comparePorts)
 	slices.SortFunc(c.Granted, comparePorts)
+	sortGrants(c.Grants)
 	slices.SortFunc(c.Relays, compareRelays)
 	slices.SortFunc(c.Clients, netip.Addr.Compare)
 }
@@ -60,6 +61,7 @@ func Diff(from, to Config) Delta {
 		func(s Service) { d.RemoveServices = append(d.RemoveServices, s.ServiceID) })
 	d.Inbound = diffPorts(from.Inbound, to.Inbound)
 	d.Granted = diffPorts(from.Granted, to.Granted)
+	d.diffGrants(from.Grants, to.Grants)
 	d.Zone = diffZone(from.Zone, to.Zone)
 	d.diffRelays(from, to)
 	return d
@@ -96,7 +98,7 @@ func merge[T any](a, b []T, compare func(T, T) int, upsert, remove func(T)) {
 // IsEmpty says whether the delta changes nothing.
 func (d Delta) IsEmpty() bool {
 	return d.Interface == nil && len(d.UpsertPeers) == 0 && len(d.RemovePeers) == 0 &&
-		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil && d.keepsRelays()
+		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil && d.keepsRelays() && d.keepsGrants()
 }
 
 // Apply returns the configuration that the delta leads to. The receiver is not changed. The result is validated, so that a
@@ -138,6 +140,9 @@ func (c Config) Apply(d Delta) (Config, error) {
 	}
 	out.Services = replace(c.Services, d.UpsertServices, func(s Service) bool { return dropService[s.ServiceID] })
 	if err := out.applyRelays(c, d); err != nil {
+		return Config{}, err
+	}
+	if err := out.applyGrants(c.Grants, d); err != nil {
 		return Config{}, err
 	}
 	out.Sort()

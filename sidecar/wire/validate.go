@@ -47,6 +47,9 @@ func (c Config) Validate() error {
 	if err := validatePorts("granted", c.Granted); err != nil {
 		return err
 	}
+	if err := validateGrants(c.Grants); err != nil {
+		return err
+	}
 	if err := c.Zone.validate(); err != nil {
 		return err
 	}

@@ -113,7 +113,8 @@ type Config struct {
 	Peers     []Peer    `json:"peers,omitempty"`    // by public key
 	Services  []Service `json:"services,omitempty"` // by name, port, protocol
 	Inbound   []Port    `json:"inbound,omitempty"`  // by port, protocol: what the member's own addresses accept
-	Granted   []Port    `json:"granted,omitempty"`  // those of Inbound that outside peers reach too; members reach all
+	Granted   []Port    `json:"granted,omitempty"`  // those of Inbound that all outside peers reach too; members reach all
+	Grants    []Grant   `json:"grants,omitempty"`   // by ports: those of Inbound that only some outside peers reach
 
 	Zone *Zone `json:"zone,omitempty"` // of a gateway: the names that it answers for
 	// Of a gateway: what it carries for pods without a sidecar, and for which.
@@ -187,9 +188,12 @@ type Delta struct {
 	RemoveServices []ServiceID  `json:"removeServices,omitempty"`
 	Inbound        *[]Port      `json:"inbound,omitempty"` // replaces the whole list
 	Granted        *[]Port      `json:"granted,omitempty"` // replaces the whole list
-	Zone           *Zone        `json:"zone,omitempty"`    // replaces the whole zone
-	UpsertRelays   []Relay      `json:"upsertRelays,omitempty"`
-	RemoveRelays   []Port       `json:"removeRelays,omitempty"` // by their doors
-	AddClients     []netip.Addr `json:"addClients,omitempty"`
-	RemoveClients  []netip.Addr `json:"removeClients,omitempty"`
+	// UpsertGrants say all that their sources reach from now on, besides Granted.
+	UpsertGrants  []Grant        `json:"upsertGrants,omitempty"`
+	RemoveSources []netip.Prefix `json:"removeSources,omitempty"` // of grants
+	Zone          *Zone          `json:"zone,omitempty"`          // replaces the whole zone
+	UpsertRelays  []Relay        `json:"upsertRelays,omitempty"`
+	RemoveRelays  []Port         `json:"removeRelays,omitempty"` // by their doors
+	AddClients    []netip.Addr   `json:"addClients,omitempty"`
+	RemoveClients []netip.Addr   `json:"removeClients,omitempty"`
 }

@@ -83,6 +83,7 @@ func (g generator) config() Config {
 		}
 		ports[p] = true
 	}
+	c.Grants = g.grants()
 	c.Zone = &Zone{Domain: "main.tunnel"}
 	for i := range g.IntN(3) {
 		c.Zone.Names = append(c.Zone.Names, Name{fmt.Sprintf("svc-%d", i), []netip.Addr{g.addrPort().Addr()}})
@@ -245,6 +246,8 @@ func TestFollow(t *testing.T) {
 	relayTwice, clientTwice := ev[2], ev[2]
 	relayTwice.Delta = &Delta{UpsertRelays: []Relay{relayed}, RemoveRelays: []Port{relayed.Door()}}
 	clientTwice.Delta = &Delta{AddClients: []netip.Addr{client}, RemoveClients: []netip.Addr{client}}
+	grantTwice, source := ev[2], []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	grantTwice.Delta = &Delta{UpsertGrants: []Grant{{source, []Port{{80, TCP}}}}, RemoveSources: source}
 	twice := ev[2]
 	twice.Delta = &Delta{UpsertPeers: []Peer{{PublicKey: key.Public{9}}}, RemovePeers: []key.Public{{9}}}
 	loop := cfg[2]
@@ -279,6 +282,7 @@ func TestFollow(t *testing.T) {
 		{"contradicting delta", line(0) + line(1) + encode(twice), 1, false},
 		{"contradicting relays", line(0) + line(1) + encode(relayTwice), 1, false},
 		{"contradicting clients", line(0) + line(1) + encode(clientTwice), 1, false},
+		{"contradicting grants", line(0) + line(1) + encode(grantTwice), 1, false},
 		{"target on loopback", line(0) + encode(Event{Type: Snapshot, To: "x", Config: &loop}), 0, false},
 		{"heartbeats", line(0) + encode(Event{Type: Heartbeat, To: ev[0].To}) + line(1), 1, true},
 		{"heartbeat of another revision", line(0) + encode(Event{Type: Heartbeat, To: ev[1].To}) + line(1), 0, false},
