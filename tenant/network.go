@@ -51,7 +51,10 @@ type member struct {
 	endpoint  netip.AddrPort // zero until it registered
 	addresses []netip.Prefix
 	inbound   []wire.Port
-	granted   []wire.Port // those of inbound that are behind an exposed Service
+	granted   []wire.Port // those of inbound that all outside peers reach
+	// restricted are those of inbound that only peers picked by these rules reach, and grants what follows from that.
+	restricted map[wire.Port]ruleSet
+	grants     []wire.Grant
 }
 
 func (m *member) registered() bool { return !m.key.IsZero() }
@@ -90,7 +93,9 @@ func NewNetwork(s State) *Network {
 			n.clients = n.egressClients(s)
 		}
 	}
-	carried := n.carried(s)
+	policy, _ := newPolicy(s.Tunnel)
+	carried := n.carried(s, policy)
+	n.grant(policy, accepted)
 	if s.Tunnel.Spec.Gateway != nil {
 		n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(carried)}
 	}
@@ -153,6 +158,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 		Services:  n.servicesOf(m),
 		Inbound:   m.inbound,
 		Granted:   m.granted,
+		Grants:    m.grants,
 	}, true
 }
 

@@ -70,6 +70,7 @@ func (s source) state() State {
 		return v1alpha1.EgressHost{Host: pick(s, s.name(), "db.corp", ""), Address: s.address(), Ports: some(s, 4, s.apiPort)}
 	})
 	t.Spec.Gateway = pick(s, nil, &v1alpha1.Gateway{})
+	t.Spec.Policy = s.policy()
 	if s.Intn(2) == 0 {
 		mtu := int32(1280 + s.Intn(7000))
 		t.Spec.MTU = &mtu
@@ -88,6 +89,7 @@ func (s source) peer() v1alpha1.TunnelPeer {
 	p := v1alpha1.TunnelPeer{ObjectMeta: s.meta(), Spec: v1alpha1.TunnelPeerSpec{Tunnel: pick(s, "main", "main", "other"), PublicKey: s.key(), Routes: some(s, 4, s.route)}}
 	p.Spec.Endpoint, p.Spec.KeepaliveSeconds = s.endpoint(), pick(s, int32(0), 25, -1, 65536)
 	p.Spec.Addresses, p.Status.Addresses = some(s, 2, s.address), some(s, 3, s.address)
+	p.Labels = s.labels()
 	p.Spec.PresharedKey = pick(s, nil, &v1alpha1.PresharedKey{SecretKey: pick(s, "laptop", "../x", "")})
 	return p
 }

@@ -144,6 +144,9 @@ func text(t *testing.T, c wire.Config) []byte {
 	for _, p := range c.Granted {
 		line("granted", p)
 	}
+	for _, g := range c.Grants {
+		line("grant", g)
+	}
 	if c.Zone != nil {
 		line("zone", c.Zone)
 	}

@@ -13,7 +13,7 @@ import (
 
 // carried is every port of every exposed Service with the members behind it, and opens those members' ports. A Service that does
 // not exist has no entry; one without a ready member has an entry without targets. Both are refused by the sidecar.
-func (n *Network) carried(s State) []wire.Service {
+func (n *Network) carried(s State, policy *policy) []wire.Service {
 	exposed := exposedNames(s.Tunnel)
 	slicesOf := make(map[string][]*discoveryv1.EndpointSlice)
 	for i := range s.EndpointSlices {
@@ -37,7 +37,9 @@ func (n *Network) carried(s State) []wire.Service {
 				continue
 			}
 			seen[id] = true
-			out = append(out, wire.Service{ServiceID: id, Targets: n.targets(slicesOf[svc.Name], p.Name, protocol)})
+			rules, everyone := policy.grants(id)
+			open := func(m *member, port wire.Port) { m.open(port, rules, everyone) }
+			out = append(out, wire.Service{ServiceID: id, Targets: n.targets(slicesOf[svc.Name], p.Name, protocol, open)})
 		}
 	}
 	for _, m := range n.members {
@@ -49,7 +51,7 @@ func (n *Network) carried(s State) []wire.Service {
 // targets are the members behind one port of a Service: the ready ones; where there are none, those that are going away but still
 // serve, as kube-proxy does, so that a rollout of a single replica refuses nobody. Readiness decides who is dialled, never whose
 // port is open: an endpoint that becomes ready must not wait for another configuration.
-func (n *Network) targets(endpoints []*discoveryv1.EndpointSlice, port string, protocol v1alpha1.Protocol) []netip.AddrPort {
+func (n *Network) targets(endpoints []*discoveryv1.EndpointSlice, port string, protocol v1alpha1.Protocol, open func(*member, wire.Port)) []netip.AddrPort {
 	var ready, leaving []netip.AddrPort
 	for _, slice := range endpoints {
 		number, ok := slicePort(slice, port, protocol)
@@ -62,8 +64,7 @@ func (n *Network) targets(endpoints []*discoveryv1.EndpointSlice, port string, p
 			if m == nil {
 				continue
 			}
-			open := wire.Port{Port: number, Protocol: wire.Protocol(protocol)}
-			m.inbound, m.granted = append(m.inbound, open), append(m.granted, open)
+			open(m, wire.Port{Port: number, Protocol: wire.Protocol(protocol)})
 			if !m.registered() {
 				continue
 			}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
@@ -23,6 +25,7 @@ type peer struct {
 	routes       []netip.Prefix
 	keepalive    int
 	preshared    string // entry of the Secret that holds the key; empty: none
+	labels       labels.Set
 }
 
 // allowedIPs is all that the peer may send from.
@@ -249,7 +252,7 @@ func (c *contest) overlapping(r netip.Prefix) (ownedRoute, bool) {
 // parsePeer reads a TunnelPeer's strings. Most of it the schema refused already; this is what keeps an object that came in under
 // an older schema from reaching a device.
 func parsePeer(p *v1alpha1.TunnelPeer) (*peer, error) {
-	out := &peer{name: p.Name, keepalive: int(p.Spec.KeepaliveSeconds)}
+	out := &peer{name: p.Name, labels: p.Labels, keepalive: int(p.Spec.KeepaliveSeconds)}
 	var err error
 	if out.key, err = key.ParsePublic(p.Spec.PublicKey); err != nil {
 		return nil, fmt.Errorf("spec.publicKey: %w", err)
@@ -338,9 +341,11 @@ func decideTunnel(t *v1alpha1.TenantTunnel, accepted []peer) Decision {
 		d.Reason = ReasonNameClash
 		messages = append(messages, "spec.egress: the exposed Service of the same name is carried in place of "+list(clashes))
 	}
-	if d.Message = strings.Join(messages, "; "); d.Message == "" {
-		d.Message = "the tunnel is valid"
+	if len(messages) == 0 {
+		messages = append(messages, "the tunnel is valid")
 	}
+	policy, err := newPolicy(t)
+	d.Message = strings.Join(append(messages, policy.remarks(err, accepted)...), "; ")
 	return d
 }
 
