@@ -171,9 +171,6 @@ func (m *member) translate(c wire.Config) desired {
 		if p.PresharedKey != "" {
 			d.preshared[p.PublicKey] = p.PresharedKey
 		}
-		if p.Outside {
-			d.outside = append(d.outside, p.AllowedIPs...)
-		}
 	}
 	for _, s := range c.Services {
 		if at, ok := m.Names[s.Name]; ok && !slices.Contains(m.OwnPorts, wire.Port{Port: s.Port, Protocol: s.Protocol}) {
@@ -186,10 +183,7 @@ func (m *member) translate(c wire.Config) desired {
 			To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port)})
 	}
 	m.translateRelays(&d, c)
-	d.granted = make(map[inboundPort]bool, len(c.Granted))
-	for _, p := range c.Granted {
-		d.granted[inboundPort{p.Port, relay.Protocol(p.Protocol)}] = true
-	}
+	d.admission = newAdmission(c)
 	m.serveZone(&d, c.Zone)
 	return d
 }

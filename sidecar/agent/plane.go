@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -31,11 +30,10 @@ type desired struct {
 	inbound   []relay.Inbound
 	egress    []relay.Egress // for other pods, of which clients may use it
 	clients   []netip.Addr
-	// outside are the addresses of peers that are no members; they reach granted only. Nil: everybody is a member.
-	outside []netip.Prefix
-	granted map[inboundPort]bool
-	proxies relay.Proxies
-	zone    *dns.Zone // nil: no names are answered for
+	// admission says who reaches the inbound ports. Nil: every peer does.
+	admission *admission
+	proxies   relay.Proxies
+	zone      *dns.Zone // nil: no names are answered for
 }
 
 type inboundPort struct {
@@ -48,8 +46,7 @@ func (d *desired) admits(src netip.Addr, port uint16, protocol relay.Protocol) b
 	if d == nil {
 		return false
 	}
-	outside := slices.ContainsFunc(d.outside, func(p netip.Prefix) bool { return p.Contains(src) })
-	return !outside || d.granted[inboundPort{port, protocol}]
+	return d.admission == nil || d.admission.admits(src, inboundPort{port, protocol})
 }
 
 // plane is the device and the relay, opened when the first configuration is known and changed in place from then on.
@@ -103,6 +100,7 @@ func (p *plane) apply(d desired) error {
 
 func (p *plane) applyLocked(d desired) error {
 	p.wanted = d
+	p.admission.Store(&d) // before the device knows the peers: an outside one must not be taken for a member for a moment
 	d.peers = p.located(d)
 	var keptOut map[key.Public]wire.KeptOut
 	d.peers, keptOut = p.preshared.keyed(d.peers, d.preshared)
@@ -146,7 +144,6 @@ func (p *plane) applyDevice(d desired) error {
 }
 
 func (p *plane) applyRelay(d desired) error {
-	p.admission.Store(&d)
 	if p.dns != nil {
 		zone := d.zone
 		if zone == nil {

@@ -11,7 +11,8 @@ import (
 // zonePort is where a gateway answers for its tunnel's names, inside the tunnel.
 const zonePort = 53
 
-// serveZone opens the name server to everybody in the tunnel, who can ask it for nothing but what they may reach.
+// serveZone opens the name server to everybody in the tunnel, who can ask it for nothing but names of Services: a policy bounds what a
+// peer reaches, and not what it may know of.
 func (m *member) serveZone(d *desired, z *wire.Zone) {
 	if z == nil || m.DNS == nil {
 		return
@@ -22,6 +23,6 @@ func (m *member) serveZone(d *desired, z *wire.Zone) {
 	}
 	for _, protocol := range []relay.Protocol{relay.TCP, relay.UDP} {
 		d.inbound = append(d.inbound, relay.Inbound{Port: zonePort, Protocol: protocol, To: m.DNS.Addr()})
-		d.granted[inboundPort{zonePort, protocol}] = true
+		d.admission.granted[inboundPort{zonePort, protocol}] = true
 	}
 }
