@@ -61,6 +61,7 @@ func tunnelOfPeer(o client.Object) types.NamespacedName {
 // What is worth a reconcile. Our own status writes are not, and neither is what kubelets write all day.
 var (
 	specChanged      = builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	policyChanged    = builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{})) // of peers: a policy picks them by labels
 	existenceChanged = updates(func(_, _ client.Object) bool { return false })
 	podChanged       = updates(podMatters)
 	keyChanged       = updates(keyMatters)
