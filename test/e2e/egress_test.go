@@ -24,12 +24,13 @@ type site struct {
 	private key.Private
 	// preshared is in the file psk, for those peers that are to have it.
 	preshared key.Preshared
+	address   string
 }
 
 const siteAddress = "192.168.10.20"
 
 func newSite(t *testing.T) *site {
-	return &site{n: cluster.Namespace(t, kit.NotOptedIn()), private: key.NewPrivate(), preshared: key.NewPreshared()}
+	return &site{n: cluster.Namespace(t, kit.NotOptedIn()), private: key.NewPrivate(), preshared: key.NewPreshared(), address: siteAddress}
 }
 
 // start runs the site for the peers that it lets in, and returns where it listens.
@@ -60,7 +61,7 @@ expose:
   protocol: UDP
 health: 0.0.0.0:8090
 %s
-`, siteAddress, more)}})
+`, s.address, more)}})
 	p := kit.Pod(name, "serve", "http=127.0.0.1:8080", "udp-echo=127.0.0.1:5353")
 	p.Labels["site"] = "office"
 	p.Spec.SecurityContext.FSGroup = ptr.To[int64](1000)
