@@ -30,6 +30,7 @@ type Peer struct {
 	AllowedIPs   []netip.Prefix // inner addresses this peer may use
 	Keepalive    time.Duration  // zero: off; whole seconds up to 65535
 	Outside      bool           // of the two kinds of peers that a hub passes packets between
+	Mappings     []Mapping      // whose Seen are among AllowedIPs; needs Capabilities.Mappings
 }
 
 // PeerStats is what a device knows of one peer.
@@ -81,6 +82,8 @@ type Capabilities struct {
 	OwnAddress bool
 	// Hub: it can be one. Without it, SetInterface refuses Interface.Hub.
 	Hub bool
+	// Mappings: peers can have some. Without it, UpdatePeers refuses them with ErrNoMappings.
+	Mappings bool
 }
 
 // Ports are transport ports of the interface's own addresses.

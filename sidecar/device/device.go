@@ -86,7 +86,7 @@ func (d *Device) Kind() datapath.Kind { return datapath.Netstack }
 
 // Capabilities is all there is: nothing here depends on a kernel's rules.
 func (d *Device) Capabilities() datapath.Capabilities {
-	return datapath.Capabilities{AsksFirst: true, OwnAddress: true, Hub: true}
+	return datapath.Capabilities{AsksFirst: true, OwnAddress: true, Hub: true, Mappings: true}
 }
 
 // Close resets every connection, so that the other ends learn of it, and ends the device. Closing twice is no error.

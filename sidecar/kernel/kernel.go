@@ -200,6 +200,11 @@ func (d *Device) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error 
 	if d.closed {
 		return fmt.Errorf("update peers: %w", net.ErrClosed)
 	}
+	for _, p := range upsert {
+		if len(p.Mappings) > 0 {
+			return fmt.Errorf("update peers: peer %s: %w", p.PublicKey, datapath.ErrNoMappings)
+		}
+	}
 	change, err := delta.Plan(d.self, d.peers, upsert, remove)
 	if err != nil {
 		return fmt.Errorf("update peers: %w", err)

@@ -133,8 +133,10 @@ func Probe(name string, like datapath.Interface) error {
 // Kind is TUN.
 func (d *Device) Kind() datapath.Kind { return datapath.TUN }
 
-// Capabilities are a kernel's, which completes handshakes by itself; but what is passed on passes through the engine.
-func (d *Device) Capabilities() datapath.Capabilities { return datapath.Capabilities{Hub: true} }
+// Capabilities are a kernel's, which completes handshakes by itself; but every packet passes through the engine.
+func (d *Device) Capabilities() datapath.Capabilities {
+	return datapath.Capabilities{Hub: true, Mappings: true}
+}
 
 // Close resets every connection and removes the interface. Closing twice is no error.
 func (d *Device) Close() error {

@@ -237,19 +237,20 @@ func (e *Engine) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error 
 		}
 	}
 	for _, c := range change.Changes {
-		e.change(c, e.registry[c.PublicKey])
+		e.change(c, e.registry[c.PublicKey], next[c.PublicKey])
 	}
 	e.registry = next
 	return nil
 }
 
-// change makes one planned change of a peer that was configured as was; it cannot fail.
-func (e *Engine) change(c delta.Change, was datapath.Peer) {
+// change makes one planned change of a peer that was configured as was and is to be as is; it cannot fail.
+func (e *Engine) change(c delta.Change, was, is datapath.Peer) {
 	p := e.peer(c.PublicKey)
 	if c.New {
 		p = newPeer(e, c.PublicKey)
 	}
 	p.configure(c) // before a new one can be found: without its preshared key it would spoil a handshake
+	p.remap(c, is)
 	e.mu.Lock()
 	e.peers[c.PublicKey] = p
 	if c.Remove || c.ReplaceAllowedIPs {

@@ -31,6 +31,7 @@ type peer struct {
 	at      atomic.Pointer[endpoint] // nil: unknown
 	rx, tx  atomic.Uint64            // bytes on the wire
 	outside atomic.Bool              // of the two kinds of peers that a hub passes packets between
+	mapper  atomic.Pointer[mapper]   // nil: its addresses are what they are
 	shaken  atomic.Int64             // wall clock of the last handshake, Unix nanoseconds; zero: never
 
 	sessions

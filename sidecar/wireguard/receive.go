@@ -96,6 +96,13 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 		r.engine.count.malformed.Add(1)
 		return
 	}
+	if m := r.session.peer.mapper.Load(); m != nil {
+		var ok bool
+		if src, ok = m.inbound(plain[:n]); !ok {
+			r.engine.count.source.Add(1)
+			return
+		}
+	}
 	if src != r.src || r.owner == nil {
 		r.src, r.owner = src, r.engine.route(src)
 	}

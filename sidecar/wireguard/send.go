@@ -20,6 +20,11 @@ func (e *Engine) Send(to netip.Addr, b *Batch) {
 
 // send owns the batch from here on.
 func (p *peer) send(b *Batch) {
+	if m := p.mapper.Load(); m != nil && !m.outbound(b) {
+		p.engine.count.noPeer.Add(uint64(b.Len()))
+		b.Free()
+		return
+	}
 	for now := p.engine.now(); ; {
 		if p.waiting.Load() && p.current.Load().usable(now) {
 			p.flush(now)

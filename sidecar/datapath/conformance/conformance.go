@@ -70,6 +70,7 @@ var tests = []struct {
 	{"LearnsEndpoint", testLearnsEndpoint},
 	{"Counters", testCounters},
 	{"Hub", testHub},
+	{"Mapping", testMapping},
 	{"SetInterfaceKeepsConnections", testSetInterface},
 	{"AddressThatGoes", testAddressGoes},
 	{"ForeignSource", testForeignSource},

@@ -16,7 +16,7 @@ import (
 
 const maxKeepalive = 65535 * time.Second
 
-// Registry is what we have configured, in normal form: AllowedIPs masked, sorted, without repetitions.
+// Registry is what we have configured, in normal form: AllowedIPs masked, sorted, without repetitions; Mappings sorted.
 type Registry map[key.Public]datapath.Peer
 
 // MaxPeers is how many peers an interface takes: the engines' own bound.
@@ -40,6 +40,7 @@ type Change struct {
 	Outside           *bool
 	ReplaceAllowedIPs bool
 	AllowedIPs        []netip.Prefix // added, unless they replace
+	Mappings          *[]datapath.Mapping
 }
 
 // Plan decides what the given upserts and removals change. It changes nothing itself.
@@ -111,7 +112,26 @@ func normalize(self key.Public, p datapath.Peer) (datapath.Peer, error) {
 	}
 	slices.SortFunc(ips, netip.Prefix.Compare)
 	p.AllowedIPs = slices.Compact(ips)
-	return p, nil
+	return mapped(p)
+}
+
+// mapped checks a peer's mappings beside its allowed IPs, and sorts them.
+func mapped(p datapath.Peer) (datapath.Peer, error) {
+	if len(p.Mappings) == 0 {
+		p.Mappings = nil
+		return p, nil
+	}
+	p.Mappings = slices.Clone(p.Mappings)
+	slices.SortFunc(p.Mappings, func(a, b datapath.Mapping) int { return a.Real.Compare(b.Real) })
+	others := slices.Clone(p.AllowedIPs)
+	for _, m := range p.Mappings {
+		i := slices.Index(others, m.Seen)
+		if i < 0 {
+			return p, fmt.Errorf("mapping of %s: %s is not one of the allowed IPs", m.Real, m.Seen)
+		}
+		others = slices.Delete(others, i, i+1)
+	}
+	return p, datapath.CheckMappings(p.Mappings, others)
 }
 
 // exclusive refuses an allowed IP that two peers would have: an interface would give it to whichever came last, silently.
@@ -160,6 +180,9 @@ func diff(old, p datapath.Peer, known bool) (c Change, changed bool) {
 	if p.Outside != old.Outside {
 		c.Outside, changed = &p.Outside, true
 	}
+	if !slices.Equal(old.Mappings, p.Mappings) {
+		c.Mappings, changed = &p.Mappings, true
+	}
 	if !slices.Equal(old.AllowedIPs, p.AllowedIPs) {
 		changed = true
 		added := slices.DeleteFunc(slices.Clone(p.AllowedIPs), func(ip netip.Prefix) bool {
@@ -203,7 +226,7 @@ func (r Registry) Restore(changes []Change) []Change {
 		}
 		back := Change{
 			PublicKey: p.PublicKey, New: c.Remove, PresharedKey: &p.PresharedKey, Keepalive: seconds(p.Keepalive), Outside: &p.Outside,
-			ReplaceAllowedIPs: true, AllowedIPs: p.AllowedIPs,
+			ReplaceAllowedIPs: true, AllowedIPs: p.AllowedIPs, Mappings: &p.Mappings,
 		}
 		out = append(out, back)
 	}
