@@ -32,7 +32,7 @@ func newAdmission(c wire.Config) *admission {
 		sources = append(sources, rangeOf[side]{Prefix: own, value: inside})
 	}
 	for _, p := range c.Peers {
-		for _, r := range p.AllowedIPs {
+		for _, r := range p.Ranges() {
 			sources = append(sources, rangeOf[side]{Prefix: r, value: side(p.Outside)})
 		}
 	}

@@ -163,7 +163,7 @@ func (m *member) translate(c wire.Config) desired {
 		d.iface.MTU = pathMTU(m.PodIP)
 	}
 	for _, p := range c.Peers {
-		d.peers[p.PublicKey] = datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, AllowedIPs: p.AllowedIPs,
+		d.peers[p.PublicKey] = datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, AllowedIPs: p.Ranges(), Mappings: p.Mapped(),
 			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second, Outside: p.Outside}
 		if p.EndpointName != "" {
 			d.names[p.PublicKey] = p.EndpointName
@@ -193,7 +193,7 @@ func (m *member) reachable(to netip.AddrPort) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.config.Peers {
-		for _, a := range p.AllowedIPs {
+		for _, a := range p.Ranges() {
 			if a.Contains(to.Addr()) {
 				return true
 			}

@@ -30,6 +30,9 @@ func (c Config) Validate() error {
 	if m := c.Interface.MTU; m != 0 && (m < MinMTU || m > MaxMTU) {
 		return fmt.Errorf("interface.mtu: %d is not 0 or %d..%d", m, MinMTU, MaxMTU)
 	}
+	if err := c.validateMappings(); err != nil {
+		return err
+	}
 	if err := validatePeers(c.Peers); err != nil {
 		return err
 	}
@@ -89,7 +92,7 @@ func validatePeers(peers []Peer) error {
 		if p.PresharedKey != "" && !IsPresharedName(p.PresharedKey) {
 			return fmt.Errorf("peers[%d].presharedKey: %.80q is not the name of a Secret's entry", i, p.PresharedKey)
 		}
-		for _, a := range p.AllowedIPs {
+		for _, a := range p.Ranges() {
 			if !a.IsValid() || a != a.Masked() || a.Addr().Is4In6() {
 				return fmt.Errorf("peers[%d].allowedIPs: %s is not a range without host bits", i, a)
 			}

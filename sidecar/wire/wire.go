@@ -135,6 +135,7 @@ type Peer struct {
 	Endpoint         netip.AddrPort `json:"endpoint,omitzero"`      // zero: the peer dials, or has a name
 	EndpointName     string         `json:"endpointName,omitempty"` // HOST:PORT for the member to look up; never beside Endpoint
 	AllowedIPs       []netip.Prefix `json:"allowedIPs"`
+	Mappings         []Mapping      `json:"mappings,omitempty"`         // of a gateway's peer, by what is real; see Ranges
 	Outside          bool           `json:"outside,omitempty"`          // not a member: default deny, it reaches what is granted
 	KeepaliveSeconds int            `json:"keepaliveSeconds,omitempty"` // 0: off
 	PresharedKey     string         `json:"presharedKey,omitempty"`     // the name of it, for a gateway to find; empty: none

@@ -116,6 +116,12 @@ func (g generator) gateway(c *Config) {
 		}
 		clients[a] = true
 	}
+	for i := range c.Peers {
+		for j := range g.IntN(3) {
+			c.Peers[i].Mappings = append(c.Peers[i].Mappings, Mapping{netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(16 + j), byte(g.IntN(3)), 0}), 24),
+				netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i*3 + j), 0}), 24)})
+		}
+	}
 }
 
 func (g generator) peer() Peer {
@@ -306,12 +312,16 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+func mapped(realRange, seen string) Mapping {
+	return Mapping{netip.MustParsePrefix(realRange), netip.MustParsePrefix(seen)}
+}
+
 // TestValidate: each way in which a configuration can be wrong is named.
 func TestValidate(t *testing.T) {
 	good := Config{
 		Interface: Interface{Addresses: []netip.Prefix{netip.MustParsePrefix("10.7.0.2/32")}},
-		Peers: []Peer{{PublicKey: key.Public{1}, Endpoint: netip.MustParseAddrPort("192.0.2.1:1"), AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.8.0.0/16")}},
-			{PublicKey: key.Public{2}}},
+		Peers: []Peer{{PublicKey: key.Public{1}, Endpoint: netip.MustParseAddrPort("192.0.2.1:1"), AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.8.0.0/16")},
+			Mappings: []Mapping{mapped("10.100.0.0/16", "10.200.0.0/16")}}, {PublicKey: key.Public{2}}},
 		Services: []Service{{ServiceID: ServiceID{"db", 80, TCP}}},
 		Inbound:  []Port{{80, TCP}},
 		Relays:   []Relay{{20000, ServiceID{"db", 80, TCP}, netip.MustParseAddrPort("192.0.2.1:80")}},
@@ -359,7 +369,7 @@ func TestValidate(t *testing.T) {
 			c.Zone = &Zone{Domain: "a", Names: []Name{{"a", []netip.Addr{netip.MustParseAddr("127.0.0.1")}}}}
 		},
 		"inbound[1]: 80/TCP is out of o": func(c *Config) { c.Inbound = append(c.Inbound, c.Inbound[0]) },
-		"only a gateway":                 func(c *Config) { c.Interface.Hub = false },
+		"only a gateway":                 func(c *Config) { c.Interface.Hub, c.Peers[0].Mappings = false, nil },
 		"relays[0]: listen: 0":           func(c *Config) { c.Relays[0].Listen = 0 },
 		"relays[0]: name":                func(c *Config) { c.Relays[0].Name = "" },
 		"relays[0]: port: 0":             func(c *Config) { c.Relays[0].Port = 0 },
@@ -372,6 +382,18 @@ func TestValidate(t *testing.T) {
 		"clients[0]: ::ffff:10.244.0.1":  func(c *Config) { c.Clients[0] = netip.MustParseAddr("::ffff:10.244.0.1") },
 		"clients[0]: fe80::1%eth0":       func(c *Config) { c.Clients[0] = netip.MustParseAddr("fe80::1%eth0") },
 		"clients[1]: 10.244.0.1 is out":  func(c *Config) { c.Clients = append(c.Clients, c.Clients[0]) },
+		"peers[0].mappings: only a gate": func(c *Config) { c.Interface.Hub, c.Relays, c.Clients = false, nil, nil },
+		"peers[0].mappings: out of orde": func(c *Config) {
+			c.Peers[0].Mappings = []Mapping{mapped("10.1.0.0/16", "10.2.0.0/16"), mapped("10.0.0.0/16", "10.3.0.0/16")}
+		},
+		"peers[0].mappings: 10.0.0.1/16": func(c *Config) { c.Peers[0].Mappings[0] = mapped("10.0.0.1/16", "10.2.0.0/16") },
+		"peers[0].mappings: 127.1.0.0/1": func(c *Config) { c.Peers[0].Mappings[0] = mapped("127.1.0.0/16", "10.2.0.0/16") },
+		"10.1.0.0/16 and 10.2.0.0/17 di": func(c *Config) { c.Peers[0].Mappings[0] = mapped("10.1.0.0/16", "10.2.0.0/17") },
+		"10.2.0.0/16 is mapped to itsel": func(c *Config) { c.Peers[0].Mappings[0] = mapped("10.2.0.0/16", "10.2.0.0/16") },
+		"10.1.0.0/16 as 10.8.0.0/16 ove": func(c *Config) { c.Peers[0].Mappings[0] = mapped("10.1.0.0/16", "10.8.0.0/16") },
+		"10.8.0.0/16 as 10.2.0.0/16 ove": func(c *Config) { c.Peers[0].Mappings[0] = mapped("10.8.0.0/16", "10.2.0.0/16") },
+		"65 mappings":                    func(c *Config) { c.Peers[0].Mappings = make([]Mapping, 65) },
+		"10.200.0.0/16 belongs to peer ": func(c *Config) { c.Peers[1].AllowedIPs = prefix("10.200.0.0/16") },
 	} {
 		c := overWire(t, good)
 		spoil(&c)
