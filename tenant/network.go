@@ -110,7 +110,7 @@ func outsidePeers(accepted []peer) []wire.Peer {
 	out := make([]wire.Peer, 0, len(accepted))
 	for _, p := range accepted {
 		out = append(out, wire.Peer{PublicKey: p.key, Endpoint: p.endpoint, EndpointName: p.endpointName, AllowedIPs: p.allowedIPs(), Outside: true,
-			KeepaliveSeconds: p.keepalive, PresharedKey: p.preshared})
+			KeepaliveSeconds: p.keepalive, PresharedKey: p.preshared, Mappings: p.mappings})
 	}
 	return out
 }
@@ -134,7 +134,7 @@ func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
 	}
 	out.AllowedIPs = append(out.AllowedIPs, n.shared...)
 	for _, p := range outside {
-		out.AllowedIPs = append(out.AllowedIPs, p.AllowedIPs...)
+		out.AllowedIPs = append(out.AllowedIPs, p.Ranges()...)
 	}
 	slices.SortFunc(out.AllowedIPs, netip.Prefix.Compare)
 	return []wire.Peer{out}

@@ -80,6 +80,7 @@ func (s source) state() State {
 
 func (s source) member() v1alpha1.TunnelMember {
 	m := v1alpha1.TunnelMember{ObjectMeta: s.meta(), Spec: v1alpha1.TunnelMemberSpec{Tunnel: pick(s, "main", "main", "main", "other"), Addresses: some(s, 3, s.address), Ports: some(s, 4, s.apiPort)}}
+	m.Spec.Role = pick(s, v1alpha1.RoleMember, v1alpha1.RoleMember, v1alpha1.RoleMember, v1alpha1.RoleGateway)
 	m.Spec.PodUID = pick(s, "uid-"+m.Name, "uid-"+m.Name, "x", "")
 	m.Status.PublicKey, m.Status.Endpoint = s.key(), s.endpoint()
 	return m
@@ -90,8 +91,24 @@ func (s source) peer() v1alpha1.TunnelPeer {
 	p.Spec.Endpoint, p.Spec.KeepaliveSeconds = s.endpoint(), pick(s, int32(0), 25, -1, 65536)
 	p.Spec.Addresses, p.Status.Addresses = some(s, 2, s.address), some(s, 3, s.address)
 	p.Labels = s.labels()
+	p.Spec.Mappings = s.mappings(p.Spec.Routes)
 	p.Spec.PresharedKey = pick(s, nil, &v1alpha1.PresharedKey{SecretKey: pick(s, "laptop", "../x", "")})
 	return p
+}
+
+// mappings are of some of the routes, mostly.
+func (s source) mappings(routes []string) (out []v1alpha1.RouteMapping) {
+	for _, r := range routes {
+		if s.Intn(3) > 0 {
+			continue
+		}
+		to := pick(s, s.route(), fmt.Sprintf("10.200.%d.0/24", s.Intn(8)))
+		if p, err := netip.ParsePrefix(r); err == nil && s.Intn(4) > 0 { // of its length
+			to = netip.PrefixFrom(netip.MustParseAddr(fmt.Sprintf("10.%d.%d.0", 200+s.Intn(2), 4*s.Intn(4))), min(p.Bits(), 32)).String()
+		}
+		out = append(out, v1alpha1.RouteMapping{Route: pick(s, r, r, r, r, s.route()), MapTo: to})
+	}
+	return out
 }
 
 func (s source) service() corev1.Service {
@@ -169,7 +186,7 @@ func checkConfig(t *testing.T, seed int64, m v1alpha1.TunnelMember, cfg wire.Con
 	}
 	for _, own := range cfg.Interface.Addresses {
 		for _, p := range cfg.Peers {
-			for _, a := range p.AllowedIPs {
+			for _, a := range p.Ranges() {
 				if a.Overlaps(own) {
 					t.Fatalf("seed %d: peer %s of %s may use its address %s", seed, p.PublicKey, m.Name, own)
 				}
@@ -178,8 +195,8 @@ func checkConfig(t *testing.T, seed int64, m v1alpha1.TunnelMember, cfg wire.Con
 	}
 	for i, p := range cfg.Peers {
 		for _, q := range cfg.Peers[:i] {
-			for _, a := range p.AllowedIPs {
-				for _, b := range q.AllowedIPs {
+			for _, a := range p.Ranges() {
+				for _, b := range q.Ranges() {
 					if a.Overlaps(b) {
 						t.Fatalf("seed %d: %s and %s overlap: %s, %s", seed, p.PublicKey, q.PublicKey, a, b)
 					}
@@ -208,7 +225,7 @@ func reachable(cfg wire.Config, a netip.Addr) bool {
 		}
 	}
 	for _, p := range cfg.Peers {
-		for _, r := range p.AllowedIPs {
+		for _, r := range p.Ranges() {
 			if r.Contains(a) {
 				return true
 			}

@@ -22,15 +22,18 @@ type peer struct {
 	endpoint     netip.AddrPort // zero: it dials, or has a name
 	endpointName string         // HOST:PORT that members look up
 	addresses    []netip.Addr   // its own
-	routes       []netip.Prefix
+	routes       []netip.Prefix // as they are seen in the tunnel
+	mappings     []wire.Mapping // by what is real
 	keepalive    int
 	preshared    string // entry of the Secret that holds the key; empty: none
 	labels       labels.Set
 }
 
-// allowedIPs is all that the peer may send from.
+// allowedIPs is all that the peer may send from, but for what is mapped.
 func (p *peer) allowedIPs() []netip.Prefix {
-	out := slices.Clone(p.routes)
+	out := slices.DeleteFunc(slices.Clone(p.routes), func(r netip.Prefix) bool {
+		return slices.ContainsFunc(p.mappings, func(m wire.Mapping) bool { return m.Seen == r })
+	})
 	for _, a := range p.addresses {
 		out = append(out, hostPrefix(a))
 	}
@@ -197,6 +200,9 @@ func (c *contest) enter(p *v1alpha1.TunnelPeer) (_ *peer, needs bool, _ Decision
 	if err == nil && parsed.preshared != "" && c.tunnel.Spec.Gateway == nil {
 		err = fmt.Errorf("spec.presharedKey: tunnel %s has no spec.gateway, and members cannot read Secrets", c.tunnel.Name)
 	}
+	if err == nil {
+		err = c.mappable(parsed)
+	}
 	if err != nil {
 		return nil, false, Decision{ReasonInvalid, err.Error()}
 	}
@@ -205,6 +211,9 @@ func (c *contest) enter(p *v1alpha1.TunnelPeer) (_ *peer, needs bool, _ Decision
 	}
 	var d Decision
 	if parsed.addresses, needs, d = c.ownAddresses(p); d.Reason != "" {
+		return nil, false, d
+	}
+	if d = parsed.ambiguous(); d.Reason != "" {
 		return nil, false, d
 	}
 	c.hold(p.Name, parsed.addresses)
@@ -225,12 +234,12 @@ func (c *contest) contested(p *peer) Decision {
 		for _, own := range []netip.Prefix{IPv6Prefix(c.tunnel), IPv4Pool(c.tunnel)} {
 			if own.IsValid() && own.Overlaps(r) {
 				return Decision{ReasonRouteOverlap,
-					fmt.Sprintf("spec.routes: %s of peer %s overlaps %s, the members' addresses of tunnel %s", r, p.name, own, c.tunnel.Name)}
+					fmt.Sprintf("%s of peer %s overlaps %s, the members' addresses of tunnel %s", p.named(r), p.name, own, c.tunnel.Name)}
 			}
 		}
 		if other, ok := c.overlapping(r); ok {
 			return Decision{ReasonRouteOverlap,
-				fmt.Sprintf("spec.routes: %s of peer %s overlaps %s of peer %s, which is older", r, p.name, other.Prefix, other.owner)}
+				fmt.Sprintf("%s of peer %s overlaps %s of peer %s, which is older", p.named(r), p.name, other.Prefix, other.owner)}
 		}
 	}
 	return Decision{}
@@ -282,7 +291,7 @@ func parsePeer(p *v1alpha1.TunnelPeer) (*peer, error) {
 		}
 		out.routes = append(out.routes, r)
 	}
-	return out, nil
+	return out, out.parseMappings(p.Spec.Mappings)
 }
 
 // ParseEndpoint reads what to dial: an outer address and port, for example 203.0.113.7:51820 or [2001:db8::7]:51820, or a DNS name

@@ -187,13 +187,39 @@ func peerCases() []schemaCase {
 	return cases
 }
 
+func mappingCases() []schemaCase {
+	peer := func(routes, mappings string) string {
+		return fmt.Sprintf("{tunnel: main, publicKey: %q, routes: [%s], mappings: [%s]}", goodKey, routes, mappings)
+	}
+	cases := []schemaCase{
+		{"mapping", peer("10.1.0.0/16, '2001:db8::/64'", "{route: 10.1.0.0/16, mapTo: 10.2.0.0/16}, {route: '2001:db8::/64', mapTo: 'fd00::/64'}"), ""},
+		{"mappings of some routes", peer("10.1.0.0/16, 10.2.0.0/16", "{route: 10.2.0.0/16, mapTo: 10.3.0.0/16}"), ""},
+		{"mappings 64", peer(many(64, "10.#.0.0/16"), many(64, "{route: 10.#.0.0/16, mapTo: 172.#.0.0/16}")), ""},
+		{"mappings many", peer(many(64, "10.#.0.0/16"), many(65, "{route: 10.#.0.0/16, mapTo: 172.#.0.0/16}")), "spec.mappings"},
+		{"mappings of one route", peer("10.1.0.0/16", "{route: 10.1.0.0/16, mapTo: 10.2.0.0/16}, {route: 10.1.0.0/16, mapTo: 10.3.0.0/16}"), "spec.mappings[1]"},
+		{"mapping of no route", peer("10.1.0.0/16", "{route: 10.2.0.0/16, mapTo: 10.3.0.0/16}"), "mappings"},
+		{"mapping without routes", fmt.Sprintf("{tunnel: main, publicKey: %q, mappings: [{route: 10.2.0.0/16, mapTo: 10.3.0.0/16}]}", goodKey), "mappings"},
+		{"mapping of another length", peer("10.1.0.0/16", "{route: 10.1.0.0/16, mapTo: 10.2.0.0/17}"), "spec.mappings[0]"},
+		{"mapping of another family", peer("10.1.0.0/16", "{route: 10.1.0.0/16, mapTo: 'fd00::/16'}"), "spec.mappings[0]"},
+		{"mapping to itself", peer("10.1.0.0/16", "{route: 10.1.0.0/16, mapTo: 10.1.0.0/16}"), "spec.mappings[0]"},
+		{"mapping to nothing", peer("10.1.0.0/16", "{route: 10.1.0.0/16}"), "spec.mappings[0].mapTo"},
+	}
+	for _, bad := range []string{"10.2.0.1/16", "10.2.0.0", "x", `""`, "127.1.0.0/16", "169.254.0.0/16", "224.1.0.0/16", "0.1.0.0/16", "255.255.0.0/16", `"::ffff:10.2.0.0/112"`, strings.Repeat("1", 44)} {
+		cases = append(cases, schemaCase{"mapTo " + bad, peer("10.1.0.0/16", fmt.Sprintf("{route: 10.1.0.0/16, mapTo: %s}", bad)), "spec.mappings[0].mapTo"})
+	}
+	for _, bad := range []string{"fe80::/16", "ff02::/16", "::/16"} {
+		cases = append(cases, schemaCase{"mapTo " + bad, peer("'2001::/16'", fmt.Sprintf("{route: '2001::/16', mapTo: %q}", bad)), "spec.mappings[0].mapTo"})
+	}
+	return append(cases, schemaCase{"mapTo around loopback", peer("0.0.0.0/2", "{route: 0.0.0.0/2, mapTo: 64.0.0.0/2}"), "spec.mappings[0].mapTo"})
+}
+
 // Every field with wrong, empty, huge, overlapping and hostile values is refused, and the refusal names the field.
 func TestSchema(t *testing.T) {
 	needCluster(t)
 	tenant, err := client.New(cluster.editor, client.Options{Scheme: testScheme()})
 	must(t, err)
 	ns := namespace(t)
-	for kind, cases := range map[string][]schemaCase{"TenantTunnel": slices.Concat(tunnelCases(), gatewayCases(), policyCases()), "TunnelPeer": peerCases()} {
+	for kind, cases := range map[string][]schemaCase{"TenantTunnel": slices.Concat(tunnelCases(), gatewayCases(), policyCases()), "TunnelPeer": slices.Concat(peerCases(), mappingCases())} {
 		for i, c := range cases {
 			t.Run(kind+"/"+c.name, func(t *testing.T) {
 				u := parse(t, kind, ns, fmt.Sprintf("%s-%d", strings.ToLower(kind), i), c.spec)
@@ -277,7 +303,7 @@ func TestExplain(t *testing.T) {
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	must(t, os.WriteFile(kubeconfig, cluster.kubeconfig, 0o600))
 	for _, field := range []string{"tenanttunnels", "tt.spec", "tt.spec.members", "tt.spec.addressing", "tt.spec.egress", "tt.spec.expose", "tt.spec.proxies", "tt.spec.policy", "tt.spec.policy.inbound", "tt.spec.mtu",
-		"tt.status", "tp", "tp.spec", "tp.spec.endpoint", "tp.spec.routes", "tp.spec.addresses", "tp.spec.presharedKey", "tp.status.addresses", "tm", "tm.spec", "tm.status"} {
+		"tt.status", "tp", "tp.spec", "tp.spec.endpoint", "tp.spec.routes", "tp.spec.addresses", "tp.spec.presharedKey", "tp.spec.mappings", "tp.status.addresses", "tm", "tm.spec", "tm.status"} {
 		out, err := exec.CommandContext(t.Context(), kubectl, "--kubeconfig", kubeconfig, "explain", field).CombinedOutput() //nolint:gosec // a test
 		if err != nil || strings.Contains(string(out), "<empty>") || strings.Contains(string(out), "<no description>") {
 			t.Errorf("explain %s: %v\n%s", field, err, out)

@@ -29,6 +29,8 @@ type TunnelPeer struct {
 }
 
 // TunnelPeerSpec is what the tenant says of a peer.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.mappings) || self.mappings.all(m, has(self.routes) && m.route in self.routes)",message="mappings must be of routes of the peer"
 type TunnelPeerSpec struct {
 	// tunnel is the name of a TenantTunnel in this namespace.
 	// +kubebuilder:validation:MinLength=1
@@ -66,6 +68,13 @@ type TunnelPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!self.exists(r, isCIDR(r) && (cidr(r).ip().isLoopback() || cidr(r).ip().isLinkLocalUnicast() || cidr(r).ip().isLinkLocalMulticast() || cidr('224.0.0.0/4').containsCIDR(r) || cidr('ff00::/8').containsCIDR(r)))",message="routes must not be loopback, link-local or multicast"
 	// +optional
 	Routes []string `json:"routes,omitempty"`
+	// mappings give routes other addresses inside the tunnel, where what a site uses collides with another's, or with the cluster's. It
+	// is mapTo then that must not overlap. They need a tunnel with spec.gateway, which rewrites the packets.
+	// +listType=map
+	// +listMapKey=route
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	Mappings []RouteMapping `json:"mappings,omitempty"`
 	// presharedKey is mixed into the handshake with the peer, besides both sides' own keys. It needs a tunnel with spec.gateway. Left
 	// out, there is none.
 	// +optional
