@@ -125,7 +125,7 @@ func (n *Network) grant(p *policy, accepted []peer) {
 	sources := map[ruleSet][]netip.Prefix{}
 	for i := range accepted {
 		if rules := p.picks(accepted[i].labels); rules != 0 {
-			sources[rules] = append(sources[rules], accepted[i].allowedIPs()...)
+			sources[rules] = append(sources[rules], accepted[i].ranges()...)
 		}
 	}
 	known := map[string][]wire.Grant{}

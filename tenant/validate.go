@@ -29,16 +29,21 @@ type peer struct {
 	labels       labels.Set
 }
 
-// allowedIPs is all that the peer may send from, but for what is mapped.
-func (p *peer) allowedIPs() []netip.Prefix {
-	out := slices.DeleteFunc(slices.Clone(p.routes), func(r netip.Prefix) bool {
-		return slices.ContainsFunc(p.mappings, func(m wire.Mapping) bool { return m.Seen == r })
-	})
+// ranges are all that the peer has, as it is seen in the tunnel.
+func (p *peer) ranges() []netip.Prefix {
+	out := slices.Clone(p.routes)
 	for _, a := range p.addresses {
 		out = append(out, hostPrefix(a))
 	}
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return out
+}
+
+// allowedIPs are those of its ranges that are not mapped.
+func (p *peer) allowedIPs() []netip.Prefix {
+	return slices.DeleteFunc(p.ranges(), func(r netip.Prefix) bool {
+		return slices.ContainsFunc(p.mappings, func(m wire.Mapping) bool { return m.Seen == r })
+	})
 }
 
 // PeerDecision is what is decided about a TunnelPeer.
