@@ -152,26 +152,21 @@ func withServices(d Decision, t *v1alpha1.TenantTunnel, services []corev1.Servic
 
 // egressRelays is what a gateway carries for pods without a sidecar. A host that no accepted peer has a route to stays listed without a
 // target, so that connections are refused at once.
-func egressRelays(t *v1alpha1.TenantTunnel, accepted []peer) (out []wire.Relay) {
-	addresses := make(map[string]netip.Addr, len(t.Spec.Egress)) // of what is valid: zero where it has no route
+func egressRelays(t *v1alpha1.TenantTunnel, accepted []peer, l *wire.Lookups) (out []wire.Relay) {
+	places := make(map[string]place, len(t.Spec.Egress)) // of what is valid
 	for _, e := range t.Spec.Egress {
-		addr, err := netip.ParseAddr(e.Address)
-		switch {
-		case err != nil || addr.Zone() != "" || addr.Is4In6() || !addr.IsGlobalUnicast() || e.Host == "" || len(e.Host) > 253:
-		case routed(accepted, addr):
-			addresses[e.Host] = addr
-		default:
-			addresses[e.Host] = netip.Addr{}
+		if at, ok := placeOf(e, accepted, l); ok {
+			places[e.Host] = at
 		}
 	}
 	for k, listen := range EgressGiven(t) {
-		addr, ok := addresses[k.Host]
+		at, ok := places[k.Host]
 		if !ok {
 			continue
 		}
-		r := wire.Relay{Listen: uint16(listen), ServiceID: wire.ServiceID{Name: k.Host, Port: uint16(k.Port.Port), Protocol: wire.Protocol(k.Protocol)}}
-		if addr.IsValid() {
-			r.Target = netip.AddrPortFrom(addr, r.Port)
+		r := wire.Relay{Listen: uint16(listen), ServiceID: wire.ServiceID{Name: k.Host, Port: uint16(k.Port.Port), Protocol: wire.Protocol(k.Protocol)}, Lookup: at.lookup}
+		if at.addr.IsValid() {
+			r.Target = netip.AddrPortFrom(at.addr, r.Port)
 		}
 		out = append(out, r)
 	}

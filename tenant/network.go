@@ -40,6 +40,7 @@ type Network struct {
 	zone     *wire.Zone     // of gateways
 	relays   []wire.Relay   // of gateways, by listening port, protocol
 	clients  []netip.Addr   // of gateways, sorted
+	lookups  *wire.Lookups  // of everybody
 }
 
 // member is a TunnelMember, parsed.
@@ -80,6 +81,7 @@ func NewNetwork(s State) *Network {
 		}
 	}
 	outside := outsidePeers(accepted)
+	n.lookups = lookups(s.Tunnel, accepted)
 	for _, a := range GatewayAddresses(s.Tunnel, s.Members) {
 		n.shared = append(n.shared, hostPrefix(a))
 	}
@@ -89,7 +91,7 @@ func NewNetwork(s State) *Network {
 	} else {
 		members.Peers = append(slices.Clip(inside), n.theGateway(s, outside)...)
 		hub.Peers = slices.Concat(inside, outside)
-		if hub.Relays = egressRelays(s.Tunnel, accepted); len(hub.Relays) > 0 {
+		if hub.Relays = egressRelays(s.Tunnel, accepted, n.lookups); len(hub.Relays) > 0 {
 			n.clients = n.egressClients(s)
 		}
 	}
@@ -99,7 +101,7 @@ func NewNetwork(s State) *Network {
 	if s.Tunnel.Spec.Gateway != nil {
 		n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(carried)}
 	}
-	members.Services = slices.Concat(carried, egress(s.Tunnel, accepted))
+	members.Services = slices.Concat(carried, egress(s.Tunnel, accepted, n.lookups))
 	members.Sort()
 	hub.Sort()
 	n.peers, n.services, n.hubPeers, n.relays = members.Peers, members.Services, hub.Peers, hub.Relays
@@ -150,7 +152,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 	}
 	if m.gateway {
 		return wire.Config{Interface: wire.Interface{Addresses: n.gatewayInterface(m), MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers), Zone: n.zone,
-			Relays: clip(n.relays), Clients: clip(n.clients)}, true
+			Relays: clip(n.relays), Clients: clip(n.clients), Lookups: n.lookups}, true
 	}
 	return wire.Config{
 		Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu},
@@ -159,6 +161,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 		Inbound:   m.inbound,
 		Granted:   m.granted,
 		Grants:    m.grants,
+		Lookups:   n.lookups,
 	}, true
 }
 

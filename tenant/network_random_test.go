@@ -67,8 +67,9 @@ func (s source) state() State {
 	t := tunnelWith("t", pick(s, "fd00:1:2:3::/64", "", "garbage"), pick(s, "10.77.0.0/24", "", "10.77.0.0/99"))
 	t.Spec.Expose = some(s, 5, func() v1alpha1.ExposedService { return v1alpha1.ExposedService{Service: s.name()} })
 	t.Spec.Egress = some(s, 5, func() v1alpha1.EgressHost {
-		return v1alpha1.EgressHost{Host: pick(s, s.name(), "db.corp", ""), Address: s.address(), Ports: some(s, 4, s.apiPort)}
+		return v1alpha1.EgressHost{Host: pick(s, s.name(), "db.corp", "a.db.corp", ""), Address: s.address(), Ports: some(s, 4, s.apiPort)}
 	})
+	t.Spec.DNS = s.dns()
 	t.Spec.Gateway = pick(s, nil, &v1alpha1.Gateway{})
 	t.Spec.Policy = s.policy()
 	if s.Intn(2) == 0 {
@@ -182,6 +183,9 @@ func uniqueNames(members []v1alpha1.TunnelMember) (out []v1alpha1.TunnelMember) 
 func checkConfig(t *testing.T, seed int64, m v1alpha1.TunnelMember, cfg wire.Config) {
 	t.Helper()
 	if err := cfg.Validate(); err != nil {
+		t.Fatalf("seed %d: %s: %v", seed, m.Name, err)
+	}
+	if err := checkLookups(cfg); err != nil {
 		t.Fatalf("seed %d: %s: %v", seed, m.Name, err)
 	}
 	for _, own := range cfg.Interface.Addresses {

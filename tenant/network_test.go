@@ -156,6 +156,9 @@ func text(t *testing.T, c wire.Config) []byte {
 	for _, a := range c.Clients {
 		line("client", a)
 	}
+	if c.Lookups != nil {
+		line("lookups", c.Lookups)
+	}
 	return b.Bytes()
 }
 

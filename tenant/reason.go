@@ -9,6 +9,8 @@ const (
 	ReasonAccepted Reason = "Accepted"
 	// ReasonEgressWithoutRoute: an egress address is behind no accepted TunnelPeer; its name is refused. The tunnel stays accepted.
 	ReasonEgressWithoutRoute Reason = "EgressWithoutRoute"
+	// ReasonDNSWithoutRoute: a server of spec.dns is behind no accepted TunnelPeer and is not asked. The tunnel stays accepted.
+	ReasonDNSWithoutRoute Reason = "DNSServerWithoutRoute"
 	// ReasonNameClash: an egress host has the name of an exposed Service, which keeps it. The tunnel stays accepted.
 	ReasonNameClash Reason = "NameClash"
 	// ReasonServiceTaken: a Service that spec.egress asks for is somebody else's, who keeps it. The tunnel stays accepted.
@@ -89,7 +91,7 @@ func (d Decision) NeedsChange() bool {
 // Accepted says whether the object is acted on.
 func (d Decision) Accepted() bool {
 	switch d.Reason {
-	case ReasonAccepted, ReasonEgressWithoutRoute, ReasonNameClash, ReasonServiceTaken:
+	case ReasonAccepted, ReasonEgressWithoutRoute, ReasonDNSWithoutRoute, ReasonNameClash, ReasonServiceTaken:
 		return true
 	}
 	return false

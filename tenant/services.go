@@ -124,13 +124,13 @@ func isTrue(b *bool, absent bool) bool {
 
 // egress is every port of every egress host. A host that no accepted peer has a route to stays listed without a target, so that
 // connections are refused at once instead of timing out.
-func egress(t *v1alpha1.TenantTunnel, accepted []peer) []wire.Service {
+func egress(t *v1alpha1.TenantTunnel, accepted []peer, l *wire.Lookups) []wire.Service {
 	exposed := exposedNames(t)
 	seen := make(map[wire.ServiceID]bool)
 	var out []wire.Service
 	for _, e := range t.Spec.Egress {
-		addr, err := netip.ParseAddr(e.Address)
-		if err != nil || addr.Zone() != "" || addr.Is4In6() || !addr.IsGlobalUnicast() || e.Host == "" || len(e.Host) > 253 || exposed[e.Host] {
+		at, ok := placeOf(e, accepted, l)
+		if !ok || exposed[e.Host] {
 			continue
 		}
 		for _, p := range e.Ports {
@@ -140,9 +140,9 @@ func egress(t *v1alpha1.TenantTunnel, accepted []peer) []wire.Service {
 				continue
 			}
 			seen[id] = true
-			s := wire.Service{ServiceID: id}
-			if routed(accepted, addr) {
-				s.Targets = []netip.AddrPort{netip.AddrPortFrom(addr, id.Port)}
+			s := wire.Service{ServiceID: id, Lookup: at.lookup}
+			if at.addr.IsValid() {
+				s.Targets = []netip.AddrPort{netip.AddrPortFrom(at.addr, id.Port)}
 			}
 			out = append(out, s)
 		}

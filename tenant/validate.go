@@ -334,22 +334,16 @@ func DecideTunnel(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members
 }
 
 func decideTunnel(t *v1alpha1.TenantTunnel, accepted []peer) Decision {
-	exposed := exposedNames(t)
-	var clashes, unrouted []string
-	for _, e := range t.Spec.Egress {
-		addr, err := netip.ParseAddr(e.Address)
-		switch {
-		case exposed[e.Host]:
-			clashes = append(clashes, e.Host)
-		case err != nil || !routed(accepted, addr):
-			unrouted = append(unrouted, fmt.Sprintf("%s (%s)", e.Host, e.Address))
-		}
-	}
+	unrouted, clashes := unroutedHosts(t, accepted)
 	d := Decision{Reason: ReasonAccepted}
 	var messages []string
 	if len(unrouted) > 0 {
 		d.Reason = ReasonEgressWithoutRoute
 		messages = append(messages, "spec.egress: no accepted TunnelPeer has a route to "+list(unrouted))
+	}
+	if servers := unroutedServers(t, accepted); len(servers) > 0 {
+		d.Reason = ReasonDNSWithoutRoute
+		messages = append(messages, "spec.dns: no accepted TunnelPeer has a route to "+list(servers))
 	}
 	if len(clashes) > 0 {
 		d.Reason = ReasonNameClash

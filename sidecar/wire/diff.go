@@ -64,6 +64,7 @@ func Diff(from, to Config) Delta {
 	d.diffGrants(from.Grants, to.Grants)
 	d.Zone = diffZone(from.Zone, to.Zone)
 	d.diffRelays(from, to)
+	d.Lookups = diffLookups(from.Lookups, to.Lookups)
 	return d
 }
 
@@ -98,7 +99,8 @@ func merge[T any](a, b []T, compare func(T, T) int, upsert, remove func(T)) {
 // IsEmpty says whether the delta changes nothing.
 func (d Delta) IsEmpty() bool {
 	return d.Interface == nil && len(d.UpsertPeers) == 0 && len(d.RemovePeers) == 0 &&
-		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil && d.keepsRelays() && d.keepsGrants()
+		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil && d.keepsRelays() &&
+		d.keepsGrants() && d.Lookups == nil
 }
 
 // Apply returns the configuration that the delta leads to. The receiver is not changed. The result is validated, so that a
@@ -145,6 +147,7 @@ func (c Config) Apply(d Delta) (Config, error) {
 	if err := out.applyGrants(c.Grants, d); err != nil {
 		return Config{}, err
 	}
+	out.applyLookups(c, d)
 	out.Sort()
 	return out, out.Validate()
 }

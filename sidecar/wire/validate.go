@@ -56,7 +56,10 @@ func (c Config) Validate() error {
 	if err := c.Zone.validate(); err != nil {
 		return err
 	}
-	return c.validateRelays()
+	if err := c.validateRelays(); err != nil {
+		return err
+	}
+	return c.validateLooked()
 }
 
 func validatePorts(field string, ports []Port) error {

@@ -120,6 +120,8 @@ type Config struct {
 	// Of a gateway: what it carries for pods without a sidecar, and for which.
 	Relays  []Relay      `json:"relays,omitempty"`  // by listening port, protocol
 	Clients []netip.Addr `json:"clients,omitempty"` // sorted; nobody else may use the relays
+
+	Lookups *Lookups `json:"lookups,omitempty"` // nil: no name is looked up
 }
 
 // Interface is the member's own end.
@@ -167,6 +169,7 @@ type ServiceID struct {
 type Service struct {
 	ServiceID
 	Targets []netip.AddrPort `json:"targets,omitempty"` // ready ones; none: new connections are refused
+	Lookup  bool             `json:"lookup,omitempty"`  // Name is looked up for each connection; never beside Targets
 }
 
 // Relay is a port of a gateway pod's own address that leads into the tunnel.
@@ -175,6 +178,7 @@ type Relay struct {
 	ServiceID        // the egress host's port
 	// Target is where it leads; zero: nowhere at present, connections are refused.
 	Target netip.AddrPort `json:"target,omitzero"`
+	Lookup bool           `json:"lookup,omitempty"` // Name is looked up for each connection; never beside Target
 }
 
 // Door is where the relay listens: the port tells relays apart.
@@ -197,4 +201,5 @@ type Delta struct {
 	RemoveRelays  []Port         `json:"removeRelays,omitempty"` // by their doors
 	AddClients    []netip.Addr   `json:"addClients,omitempty"`
 	RemoveClients []netip.Addr   `json:"removeClients,omitempty"`
+	Lookups       *Lookups       `json:"lookups,omitempty"` // replaces all of it; an empty one removes it
 }

@@ -67,7 +67,7 @@ func (g generator) config() Config {
 	}
 	services, ports := map[ServiceID]bool{}, map[Port]bool{}
 	for range g.IntN(8) {
-		s := Service{ServiceID{fmt.Sprintf("svc-%d", g.IntN(4)), uint16(80 + g.IntN(2)), g.protocol()}, some(g, 3, g.addrPort)}
+		s := Service{ServiceID: ServiceID{fmt.Sprintf("svc-%d", g.IntN(4)), uint16(80 + g.IntN(2)), g.protocol()}, Targets: some(g, 3, g.addrPort)}
 		if !services[s.ServiceID] {
 			c.Services = append(c.Services, s)
 		}
@@ -91,6 +91,7 @@ func (g generator) config() Config {
 	if g.IntN(3) == 0 {
 		g.gateway(&c)
 	}
+	g.lookups(&c)
 	c.Sort()
 	return c
 }
@@ -257,7 +258,7 @@ func TestFollow(t *testing.T) {
 	twice := ev[2]
 	twice.Delta = &Delta{UpsertPeers: []Peer{{PublicKey: key.Public{9}}}, RemovePeers: []key.Public{{9}}}
 	loop := cfg[2]
-	loop.Services = []Service{{ServiceID{"evil", 80, TCP}, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:80")}}}
+	loop.Services = []Service{{ServiceID: ServiceID{"evil", 80, TCP}, Targets: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:80")}}}
 	good := encode(ev...)
 	for _, c := range []struct {
 		name, stream string
@@ -324,7 +325,7 @@ func TestValidate(t *testing.T) {
 			Mappings: []Mapping{mapped("10.100.0.0/16", "10.200.0.0/16")}}, {PublicKey: key.Public{2}}},
 		Services: []Service{{ServiceID: ServiceID{"db", 80, TCP}}},
 		Inbound:  []Port{{80, TCP}},
-		Relays:   []Relay{{20000, ServiceID{"db", 80, TCP}, netip.MustParseAddrPort("192.0.2.1:80")}},
+		Relays:   []Relay{{Listen: 20000, ServiceID: ServiceID{"db", 80, TCP}, Target: netip.MustParseAddrPort("192.0.2.1:80")}},
 		Clients:  []netip.Addr{netip.MustParseAddr("10.244.0.1")},
 	}
 	good.Interface.Hub = true

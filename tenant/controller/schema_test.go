@@ -219,7 +219,7 @@ func TestSchema(t *testing.T) {
 	tenant, err := client.New(cluster.editor, client.Options{Scheme: testScheme()})
 	must(t, err)
 	ns := namespace(t)
-	for kind, cases := range map[string][]schemaCase{"TenantTunnel": slices.Concat(tunnelCases(), gatewayCases(), policyCases()), "TunnelPeer": slices.Concat(peerCases(), mappingCases())} {
+	for kind, cases := range map[string][]schemaCase{"TenantTunnel": slices.Concat(tunnelCases(), gatewayCases(), policyCases(), dnsCases()), "TunnelPeer": slices.Concat(peerCases(), mappingCases())} {
 		for i, c := range cases {
 			t.Run(kind+"/"+c.name, func(t *testing.T) {
 				u := parse(t, kind, ns, fmt.Sprintf("%s-%d", strings.ToLower(kind), i), c.spec)

@@ -34,10 +34,12 @@ type TenantTunnel struct {
 // TenantTunnelSpec is what the tenant wants of a tunnel.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.expose) || !has(self.egress) || self.egress.all(e, !self.expose.exists(s, s.service == e.host))",message="egress must not have a host of the same name as a Service in expose"
-// +kubebuilder:validation:XValidation:rule="!has(self.egress) || has(self.addressing.ipv4Pool) || !self.egress.exists(e, isIP(e.address) && ip(e.address).family() == 4)",message="egress with an IPv4 address needs addressing.ipv4Pool: members have no IPv4 address to send from otherwise"
+// +kubebuilder:validation:XValidation:rule="!has(self.egress) || has(self.addressing.ipv4Pool) || !self.egress.exists(e, has(e.address) && isIP(e.address) && ip(e.address).family() == 4)",message="egress with an IPv4 address needs addressing.ipv4Pool: members have no IPv4 address to send from otherwise"
 // +kubebuilder:validation:XValidation:rule="!has(self.egress) || has(self.gateway) || !self.egress.exists(e, has(e.service))",message="egress[].service needs gateway: the Service leads to its pods"
 // +kubebuilder:validation:XValidation:rule="!has(self.expose) || !has(self.egress) || self.egress.all(e, !has(e.service) || !self.expose.exists(s, s.service == e.service))",message="egress[].service must not be a Service in expose"
 // +kubebuilder:validation:XValidation:rule="!has(self.policy) || self.policy.inbound.all(r, !has(r.services) || r.services.all(s, has(self.expose) && self.expose.exists(e, e.service == s)))",message="policy.inbound[].services must be Services in expose"
+// +kubebuilder:validation:XValidation:rule="!has(self.egress) || self.egress.all(e, has(e.address) || has(self.dns) && self.dns.zones.exists(z, e.host == z.domain || e.host.endsWith('.' + z.domain)))",message="egress without address needs a zone in dns that holds host: nobody else is asked where it is"
+// +kubebuilder:validation:XValidation:rule="!has(self.dns) || has(self.addressing.ipv4Pool) || !self.dns.zones.exists(z, z.servers.exists(s, isIP(s) && ip(s).family() == 4))",message="dns with an IPv4 server needs addressing.ipv4Pool: members have no IPv4 address to ask from otherwise"
 type TenantTunnelSpec struct {
 	// members says which pods of the namespace join and whether they may opt out.
 	// +optional
@@ -70,6 +72,11 @@ type TenantTunnelSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(a, !has(a.service) || self.exists_one(b, has(b.service) && b.service == a.service))",message="egress must not have two entries with the same service"
 	// +optional
 	Egress []EgressHost `json:"egress,omitempty"`
+
+	// dns says where names are looked up that sites answer for: of egress hosts without an address, and those that proxies are asked
+	// for. What is found has to be in the routes of a TunnelPeer.
+	// +optional
+	DNS *DNS `json:"dns,omitempty"`
 
 	// proxies opens proxies on 127.0.0.1 in every member, for destinations that are not known beforehand.
 	// +listType=map
@@ -169,12 +176,13 @@ type EgressHost struct {
 	// +kubebuilder:validation:XValidation:rule="self != 'localhost' && !isIP(self)",message="host must be a name other than localhost"
 	// +required
 	Host string `json:"host"`
-	// address is the host's address on the far side of the tunnel; the routes of a TunnelPeer must contain it.
+	// address is the host's address on the far side of the tunnel; the routes of a TunnelPeer must contain it. Left out, the host is
+	// looked up at the servers of the longest zone of dns that holds it, whenever it is connected to.
 	// +kubebuilder:validation:MaxLength=45
 	// +kubebuilder:validation:XValidation:rule="isIP(self) && ip(self).isGlobalUnicast() && !ip(self).isLinkLocalUnicast() && !ip(self).isLoopback()",message="address must be an IP address that is neither loopback, link-local nor multicast"
-	// +required
-	Address string `json:"address"`
-	// ports are carried to the same ports of address.
+	// +optional
+	Address string `json:"address,omitempty"`
+	// ports are carried to the same ports of the host.
 	// +listType=map
 	// +listMapKey=port
 	// +listMapKey=protocol
