@@ -30,6 +30,7 @@ type file struct {
 		Hub            scalar   `yaml:"hub"`        // true or false
 	} `yaml:"interface"`
 	Peers    []filePeer    `yaml:"peers"`
+	DNS      []fileZone    `yaml:"dns"`
 	Forwards []fileForward `yaml:"forwards"`
 	Expose   []fileExpose  `yaml:"expose"`
 	Proxies  struct {
@@ -52,6 +53,7 @@ type fileForward struct {
 	Listen   scalar   `yaml:"listen"`
 	Protocol scalar   `yaml:"protocol"`
 	Targets  []scalar `yaml:"targets"`
+	Host     scalar   `yaml:"host"` // HOST:PORT in a zone of dns, in place of targets
 }
 
 type fileExpose struct {
@@ -67,6 +69,7 @@ type static struct {
 	datapath   string
 	health     string
 	desired    desired
+	hosts      map[int]fileHost // by the index of the forward
 }
 
 // readStatic reads and checks a file whole; nothing is applied before all of it is known to be good.
@@ -162,6 +165,9 @@ func parseStatic(r io.Reader, secret func(name string) (string, error)) (*static
 		return nil, err
 	}
 	if err := s.desired.checkHub(); err != nil {
+		return nil, err
+	}
+	if err := f.dns(s); err != nil {
 		return nil, err
 	}
 	if err := f.relay(s); err != nil {

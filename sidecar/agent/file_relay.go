@@ -63,6 +63,14 @@ func (f *file) relay(s *static) error {
 		if err := taken.take(fmt.Sprintf("forwards[%d].listen", i), forward.Protocol, forward.Listen); err != nil {
 			return err
 		}
+		if fw.Host != "" {
+			if s.hosts == nil {
+				s.hosts = map[int]fileHost{}
+			}
+			if s.hosts[i], err = d.parseHost(fw.Host); err != nil {
+				return fmt.Errorf("forwards[%d].host: %w", i, err)
+			}
+		}
 		d.forwards = append(d.forwards, forward)
 	}
 	return f.inbound(d)
@@ -78,7 +86,10 @@ func (fw *fileForward) parse(d *desired) (out relay.Forward, err error) {
 	if !out.Listen.IsValid() {
 		return out, fmt.Errorf("listen: missing, want a loopback address and a port, like 127.0.0.1:5432")
 	}
-	if len(fw.Targets) == 0 {
+	switch {
+	case fw.Host != "" && len(fw.Targets) > 0:
+		return out, errHostAndTargets
+	case fw.Host == "" && len(fw.Targets) == 0:
 		return out, fmt.Errorf("targets: empty, want at least one, like 10.7.0.1:5432")
 	}
 	for i, text := range fw.Targets {

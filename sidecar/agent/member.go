@@ -157,7 +157,8 @@ func (m *member) translate(c wire.Config) desired {
 		iface: datapath.Interface{Addresses: c.Interface.Addresses, MTU: c.Interface.MTU, Hub: c.Interface.Hub},
 		peers: make(map[key.Public]datapath.Peer, len(c.Peers)), names: map[key.Public]string{}, preshared: map[key.Public]string{},
 		proxies: relay.Proxies{SOCKS5: m.SOCKS5, HTTP: m.HTTPConnect,
-			Allow: m.reachable, Resolve: m.resolve},
+			Allow: m.reachable, Resolve: m.resolve, Find: m.plane.findHost},
+		lookups: lookups(c),
 	}
 	if d.iface.MTU == 0 {
 		d.iface.MTU = pathMTU(m.PodIP)
@@ -175,7 +176,7 @@ func (m *member) translate(c wire.Config) desired {
 	for _, s := range c.Services {
 		if at, ok := m.Names[s.Name]; ok && !slices.Contains(m.OwnPorts, wire.Port{Port: s.Port, Protocol: s.Protocol}) {
 			d.forwards = append(d.forwards, relay.Forward{Name: s.String(), Listen: netip.AddrPortFrom(at, s.Port),
-				Protocol: relay.Protocol(s.Protocol), Targets: s.Targets})
+				Protocol: relay.Protocol(s.Protocol), Targets: s.Targets, Finder: m.finder(s.ServiceID, s.Lookup)})
 		}
 	}
 	for _, p := range c.Inbound {
@@ -202,12 +203,13 @@ func (m *member) reachable(to netip.AddrPort) bool {
 	return false
 }
 
-// resolve finds a carried name: a Service by its short or cluster name, an egress host by its own.
+// resolve finds a carried name: a Service by its short or cluster name, an egress host by its own. One that has to be looked up is not
+// known here.
 func (m *member) resolve(name string, port uint16) (targets []netip.AddrPort, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.config.Services {
-		if s.Port == port && s.Protocol == wire.TCP && isNameOf(name, s.Name, m.Namespace) {
+		if s.Port == port && s.Protocol == wire.TCP && !s.Lookup && isNameOf(name, s.Name, m.Namespace) {
 			return s.Targets, true
 		}
 	}

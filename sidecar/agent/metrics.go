@@ -22,6 +22,9 @@ var (
 
 	descLookups = prometheus.NewDesc("tenantwire_endpoint_lookups_total", "Look-ups of endpoints that are given by name.", []string{"result"}, nil)
 
+	descNames   = prometheus.NewDesc("tenantwire_dns_lookups_total", "Names that were asked of a site's servers.", []string{"result"}, nil)
+	descLeftOut = prometheus.NewDesc("tenantwire_dns_left_out_total", "Addresses of names that are not behind an outside peer, and were left out.", nil, nil)
+
 	descDropped = prometheus.NewDesc("tenantwire_datapath_dropped_total",
 		"Packets and handshake messages that the data path dropped, by reason. Not counted by the datapath Kernel.", []string{"reason"}, nil)
 
@@ -60,6 +63,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	found, failed := c.plane.endpoints.Counts()
 	counter(descLookups, float64(found), "found")
 	counter(descLookups, float64(failed), "failed")
+	names := c.plane.resolver.Counts()
+	counter(descNames, float64(names.Found), "found")
+	counter(descNames, float64(names.NotFound), "none")
+	counter(descNames, float64(names.Failed), "failed")
+	counter(descLeftOut, float64(names.LeftOut))
 	peers, stats, ok := c.plane.stats()
 	if !ok {
 		return

@@ -16,6 +16,7 @@ import (
 	"github.com/tenantwire/tenantwire/sidecar/endpoint"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/relay"
+	"github.com/tenantwire/tenantwire/sidecar/resolve"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
@@ -34,6 +35,7 @@ type desired struct {
 	admission *admission
 	proxies   relay.Proxies
 	zone      *dns.Zone // nil: no names are answered for
+	lookups   resolve.Config
 }
 
 type inboundPort struct {
@@ -62,6 +64,7 @@ type plane struct {
 	draining   atomic.Bool
 	admission  atomic.Pointer[desired] // what the relay asks, from its own goroutines
 	endpoints  *endpoint.Resolver
+	resolver   *resolve.Resolver // of names that sites answer for
 
 	mu       sync.Mutex // guards what follows
 	standby  bool       // another process carries: nothing is opened
@@ -77,7 +80,7 @@ type plane struct {
 }
 
 func newPlane(private key.Private, listenPort uint16, chosen choice, log *slog.Logger) *plane {
-	p := &plane{private: private, listenPort: listenPort, chosen: chosen, log: log}
+	p := &plane{private: private, listenPort: listenPort, chosen: chosen, log: log, resolver: resolve.New(log)}
 	p.endpoints = endpoint.New(endpoint.Options{Lookup: lookup, Accept: netip.Addr.IsGlobalUnicast, Peers: p.livePeers, Move: p.move, Log: log})
 	return p
 }
@@ -123,6 +126,7 @@ func (p *plane) applyDevice(d desired) error {
 			return fmt.Errorf("open device: %w", err)
 		}
 		p.device, p.has = dev, desired{iface: d.iface}
+		p.resolver.Start(dev)
 		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU,
 			AllowInbound: func(src netip.Addr, port uint16, protocol relay.Protocol) bool {
 				return p.admission.Load().admits(src, port, protocol)
@@ -151,6 +155,7 @@ func (p *plane) applyRelay(d desired) error {
 		}
 		p.dns.Set(*zone)
 	}
+	p.resolver.Set(d.lookups)
 	return errors.Join(p.openPorts(d.inbound), p.relay.SetInbound(d.inbound), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies),
 		p.relay.SetEgress(d.egress, d.clients))
 }
@@ -273,5 +278,7 @@ func (p *plane) close() error {
 	if p.device == nil {
 		return nil
 	}
-	return errors.Join(p.relay.Close(), p.device.Close())
+	err := p.relay.Close()
+	p.resolver.Close()
+	return errors.Join(err, p.device.Close())
 }

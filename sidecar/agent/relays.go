@@ -14,7 +14,7 @@ func (m *member) translateRelays(d *desired, c wire.Config) {
 	}
 	for _, r := range c.Relays {
 		d.egress = append(d.egress, relay.Egress{Name: r.String(), Listen: netip.AddrPortFrom(m.PodIP, r.Listen), Protocol: relay.Protocol(r.Protocol),
-			Port: r.Port, Target: r.Target})
+			Port: r.Port, Target: r.Target, Finder: m.finder(r.ServiceID, r.Lookup)})
 	}
 	d.clients = c.Clients
 }

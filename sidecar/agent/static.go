@@ -46,6 +46,7 @@ func RunStatic(ctx context.Context, o StaticOptions) error {
 	}
 	p := newPlane(first.private, first.listenPort, choice{first.datapath, kind, reason}, o.Log)
 	return serve(ctx, first.health, o.Drain, p, o.Log, func(ctx context.Context) error {
+		first.bind(p)
 		if err := p.apply(first.desired); err != nil {
 			return err
 		}
@@ -70,6 +71,7 @@ func reload(o StaticOptions, p *plane, first *static) {
 		err = errFixed
 	}
 	if err == nil {
+		next.bind(p)
 		err = p.apply(next.desired)
 	}
 	if err != nil {

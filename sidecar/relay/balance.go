@@ -52,13 +52,36 @@ func (b *balancer) order(targets []netip.AddrPort, now time.Time) []netip.AddrPo
 	if healthy >= 2 && b.openTo(out[1]) < b.openTo(out[0]) {
 		out[0], out[1] = out[1], out[0]
 	}
-	sick := out[healthy:]
+	b.sortSick(out[healthy:])
+	return out
+}
+
+// sortSick puts the longest ago first.
+func (b *balancer) sortSick(sick []netip.AddrPort) {
 	for i := 1; i < len(sick); i++ { // a handful at most: insertion sort
 		for j := i; j > 0 && b.m[sick[j]].failed.Before(b.m[sick[j-1]].failed); j-- {
 			sick[j], sick[j-1] = sick[j-1], sick[j]
 		}
 	}
-	return out
+}
+
+// asGiven returns the targets in their own order, but for those that failed lately, which come last. It does not change targets.
+func (b *balancer) asGiven(targets []netip.AddrPort, now time.Time) []netip.AddrPort {
+	if len(targets) < 2 {
+		return targets
+	}
+	out, sick := make([]netip.AddrPort, 0, len(targets)), []netip.AddrPort(nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range targets {
+		if s := b.m[t]; s == nil || !now.Before(s.failed) {
+			out = append(out, t)
+		} else {
+			sick = append(sick, t)
+		}
+	}
+	b.sortSick(sick)
+	return append(out, sick...)
 }
 
 func (b *balancer) openTo(t netip.AddrPort) int {
@@ -124,10 +147,15 @@ func (r *Relay) dial(ctx context.Context, targets []netip.AddrPort) (datapath.St
 	if len(targets) == 0 {
 		return nil, netip.AddrPort{}, NoTargets
 	}
+	return r.dialOrdered(ctx, r.balancer.order(targets, time.Now()))
+}
+
+// dialOrdered does so in the order of targets, of which there is at least one.
+func (r *Relay) dialOrdered(ctx context.Context, targets []netip.AddrPort) (datapath.Stream, netip.AddrPort, Reason) {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Limits.DialBudget)
 	defer cancel()
 	why := Unreachable
-	for _, t := range r.balancer.order(targets, time.Now()) {
+	for _, t := range targets {
 		r.balancer.begin(t)
 		s, err := r.dialOne(ctx, t)
 		if err == nil {

@@ -17,10 +17,11 @@ type Egress struct {
 	Protocol Protocol
 	Port     uint16         // of the host: flows to resolvers are over sooner
 	Target   netip.AddrPort // inside the tunnel; zero: connections are reset
+	Finder   Finder         // where it leads instead, found for each connection; nil: to Target
 }
 
 func (e Egress) forward() Forward {
-	f := Forward{Name: e.Name, Listen: e.Listen, Protocol: e.Protocol}
+	f := Forward{Name: e.Name, Listen: e.Listen, Protocol: e.Protocol, Finder: e.Finder}
 	if e.Target.IsValid() {
 		f.Targets = []netip.AddrPort{e.Target}
 	}
@@ -241,7 +242,7 @@ func (t *egressTCP) carry(ctx context.Context, c localStream, st *forwardState, 
 	if t.name() != st.Name || !s.allows(src) { // it may have changed before the connection was among the live ones
 		return NotAllowed
 	}
-	stream, target, why := s.r.dial(ctx, st.Targets)
+	stream, target, why := s.r.dialForward(ctx, st)
 	if why != None {
 		return why
 	}

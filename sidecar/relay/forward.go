@@ -13,6 +13,7 @@ type Forward struct {
 	Listen   netip.AddrPort // loopback only
 	Protocol Protocol
 	Targets  []netip.AddrPort // inner addresses that are ready; none: connections are reset
+	Finder   Finder           // where it leads instead, found for each connection; nil: to Targets
 }
 
 type forwardKey struct {

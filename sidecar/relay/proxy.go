@@ -20,6 +20,8 @@ type Proxies struct {
 	Allow func(netip.AddrPort) bool
 	// Resolve returns the targets of a carried name; false when the name (lower case, no trailing dot) or port is not carried.
 	Resolve func(name string, port uint16) ([]netip.AddrPort, bool)
+	// Find finds a name that is not carried, in the same form; nil, or a nil Finder: there is nobody to ask.
+	Find func(name string, port uint16) Finder
 }
 
 // proxySide holds the proxy listeners; guarded by Relay.setMu, but for rules.
@@ -170,9 +172,21 @@ func (p *Proxies) targets(d destination) ([]netip.AddrPort, Reason) {
 	return to, None
 }
 
+// finder is who finds a destination that targets does not know; nil: nobody.
+func (p *Proxies) finder(d destination, why Reason) Finder {
+	if why != UnknownName || p.Find == nil {
+		return nil
+	}
+	return p.Find(d.name, d.port)
+}
+
 // connectTo resolves and dials for a proxy. On None the caller ends the target with r.balancer.end.
 func (r *Relay) connectTo(ctx context.Context, d destination) (datapath.Stream, netip.AddrPort, Reason) {
-	to, why := r.proxies.rules.Load().targets(d)
+	rules := r.proxies.rules.Load()
+	to, why := rules.targets(d)
+	if f := rules.finder(d, why); f != nil {
+		return r.dialFound(ctx, f)
+	}
 	if why != None {
 		return nil, netip.AddrPort{}, why
 	}

@@ -30,12 +30,13 @@ const (
 	Evicted              // a UDP flow gave way to a newer one
 	Bind                 // the listen address could not be bound
 	Dropped              // a datagram could not be passed on
+	NameNotFound         // a host's name was not found, or nobody answered for it
 	numReasons
 )
 
 var reasonNames = [numReasons]string{
 	"None", "NoTargets", "Refused", "Timeout", "Unreachable", "NotExposed", "NotAllowed", "UnknownName", "Malformed",
-	"Limit", "Draining", "ResetByLocal", "ResetByTunnel", "Aborted", "Evicted", "Bind", "Dropped",
+	"Limit", "Draining", "ResetByLocal", "ResetByTunnel", "Aborted", "Evicted", "Bind", "Dropped", "NameNotFound",
 }
 
 // String returns the reason as metrics and logs spell it.

@@ -49,7 +49,7 @@ func socksCode(why Reason) byte {
 		return socksOK
 	case NotAllowed:
 		return socksNotAllowed
-	case UnknownName, NoTargets, Timeout:
+	case UnknownName, NameNotFound, NoTargets, Timeout:
 		return socksHostUnreachable
 	case Unreachable:
 		return socksNetUnreachable

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 )
 
 // association is one UDP ASSOCIATE: a socket for the client, and a flow for each destination it names. It lives as long as
@@ -20,7 +21,8 @@ type association struct {
 	meter  *meter
 	client netip.AddrPort // whom datagrams are taken from; port 0: not known yet
 	table  *flowTable[string]
-	mu     sync.Mutex // guards client
+	follower
+	mu sync.Mutex // guards client
 }
 
 // parseSOCKSDatagram splits a client's datagram. Fragments are not supported, as RFC 1928 allows.
@@ -109,19 +111,21 @@ func (a *association) packet(b []byte) {
 		a.meter.fail(Malformed)
 		return
 	}
-	to, why := a.r.proxies.rules.Load().targets(d)
-	if why != None {
+	rules := a.r.proxies.rules.Load()
+	to, why := rules.targets(d)
+	finder := rules.finder(d, why)
+	if why != None && finder == nil {
 		a.meter.fail(why)
 		return
 	}
 	key := d.String()
 	f := a.table.get(key)
-	if f != nil && !slices.Contains(to, f.target) {
+	if f != nil && (finder == nil && !slices.Contains(to, f.target) || finder != nil && !a.stays(a.ctx, a.r, finder, f.target)) {
 		a.table.remove(f)
 		f = nil
 	}
 	if f == nil {
-		if f, why = a.start(key, to); why != None {
+		if f, why = a.start(key, to, finder); why != None {
 			a.r.failed(a.meter, why, "to", d.String())
 			return
 		}
@@ -136,7 +140,17 @@ func (a *association) packet(b []byte) {
 	a.meter.up.Add(uint64(len(payload)))
 }
 
-func (a *association) start(key string, to []netip.AddrPort) (*flow[string], Reason) {
+// start waits for a host to be found: its other destinations wait along, but nobody else's.
+func (a *association) start(key string, to []netip.AddrPort, finder Finder) (*flow[string], Reason) {
+	if finder != nil {
+		var why Reason
+		if to, why = a.r.find(a.ctx, finder); why != None {
+			return nil, why
+		}
+		to = a.r.balancer.asGiven(to, time.Now())
+	} else {
+		to = a.r.balancer.order(to, time.Now())
+	}
 	conn, target, why := a.r.dialUDP(a.ctx, to)
 	if why != None {
 		return nil, why

@@ -117,7 +117,7 @@ func (t *tcpForward) update(f Forward) { t.state.Store(t.r.forwardState(f)) }
 
 func (t *tcpForward) handle(ctx context.Context, c localStream) {
 	st := t.state.Load()
-	s, target, why := t.r.dial(ctx, st.Targets)
+	s, target, why := t.r.dialForward(ctx, st)
 	if why != None {
 		t.r.failed(st.meter, why, "targets", len(st.Targets))
 		c.Abort()

@@ -24,6 +24,8 @@ type udpForward struct {
 	state  atomic.Pointer[forwardState]
 	table  *flowTable[netip.AddrPort]
 	gate   *udpGate // nil: loopback, everybody may
+	follower
+	waiting waiting
 }
 
 func (r *Relay) openUDPForward(f Forward) (listener, error) {
@@ -79,24 +81,40 @@ func (u *udpForward) serve() {
 	}
 }
 
-// packet sends one datagram on its way. A target that refused is replaced once: the answer to an earlier datagram says nothing
-// about this one.
+// packet sends one datagram on its way, or keeps it until its host is found.
 func (u *udpForward) packet(from netip.AddrPort, data []byte) {
 	st := u.state.Load()
 	if !u.gate.admits(from) {
 		u.r.failed(st.meter, NotAllowed, "from", from.Addr())
 		return
 	}
+	targets := st.Targets
+	if st.Finder != nil && u.table.get(from) == nil {
+		var known bool
+		if targets, known = st.Finder.Known(); !known {
+			u.await(from, st, data)
+			return
+		}
+	}
+	u.send(from, data, st, targets)
+}
+
+// send passes a datagram on, of a new flow to one of the targets. A target that refused is replaced once: the answer to an earlier
+// datagram says nothing about this one.
+func (u *udpForward) send(from netip.AddrPort, data []byte, st *forwardState, targets []netip.AddrPort) {
 	for range 2 {
 		f := u.table.get(from)
-		if f != nil && !slices.Contains(st.Targets, f.target) {
+		if f != nil && !u.leadsTo(st, f) {
 			u.table.remove(f)
 			f = nil
 		}
 		if f == nil {
+			if st.Finder != nil && len(targets) == 0 {
+				targets, _ = st.Finder.Known() // it had a flow until now
+			}
 			var why Reason
-			if f, why = u.start(from, st); why != None {
-				u.r.failed(st.meter, why, "targets", len(st.Targets))
+			if f, why = u.start(from, st, targets); why != None {
+				u.r.failed(st.meter, why, "targets", len(targets))
 				return
 			}
 		}
@@ -114,20 +132,35 @@ func (u *udpForward) packet(from netip.AddrPort, data []byte) {
 	st.meter.fail(Dropped)
 }
 
-func (u *udpForward) start(from netip.AddrPort, st *forwardState) (*flow[netip.AddrPort], Reason) {
+func (u *udpForward) leadsTo(st *forwardState, f *flow[netip.AddrPort]) bool {
+	if st.Finder != nil {
+		return f.name == st.Name && u.stays(u.ctx, u.r, st.Finder, f.target)
+	}
+	return slices.Contains(st.Targets, f.target)
+}
+
+func (u *udpForward) start(from netip.AddrPort, st *forwardState, targets []netip.AddrPort) (*flow[netip.AddrPort], Reason) {
 	if u.r.isDraining() {
 		return nil, Draining
+	}
+	if st.Finder != nil && len(targets) == 0 {
+		return nil, NameNotFound
 	}
 	if !u.gate.take(from, u.table) {
 		return nil, Limit
 	}
-	conn, target, why := u.r.dialUDP(u.ctx, st.Targets)
+	if st.Finder != nil {
+		targets = u.r.balancer.asGiven(targets, time.Now())
+	} else {
+		targets = u.r.balancer.order(targets, time.Now())
+	}
+	conn, target, why := u.r.dialUDP(u.ctx, targets)
 	if why != None {
 		u.gate.give(from)
 		return nil, why
 	}
 	m := st.meter
-	f := &flow[netip.AddrPort]{key: from, conn: conn, target: target}
+	f := &flow[netip.AddrPort]{key: from, conn: conn, target: target, name: st.Name}
 	f.onEnd = func() {
 		m.flows.Add(-1)
 		u.gate.give(from)
@@ -179,12 +212,12 @@ func (u *udpForward) answer(f *flow[netip.AddrPort], m *meter) {
 	}
 }
 
-// dialUDP makes a socket to one of the targets; nothing is sent. On None the caller calls r.balancer.end(target) in the end.
+// dialUDP makes a socket to the first of the targets that has a route; nothing is sent. On None the caller calls r.balancer.end(target) in the end.
 func (r *Relay) dialUDP(ctx context.Context, targets []netip.AddrPort) (net.Conn, netip.AddrPort, Reason) {
 	why := NoTargets
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Limits.DialTimeout)
 	defer cancel()
-	for _, t := range r.balancer.order(targets, time.Now()) {
+	for _, t := range targets {
 		conn, err := r.network.DialUDP(ctx, t)
 		if err == nil {
 			r.balancer.begin(t)

@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -87,7 +88,7 @@ func (r *Resolver) askServers(ctx context.Context, n datapath.Network, s *state,
 				return a, nil
 			}
 			if ctx.Err() != nil {
-				return answer{}, fmt.Errorf("%w: %w", ErrNoAnswer, cmpErr(last, err))
+				return answer{}, fmt.Errorf("%w: %w", ErrNoAnswer, cmp.Or(last, err))
 			}
 			s.mark(server, true)
 			last = fmt.Errorf("%s: %w", server, err)
@@ -95,13 +96,6 @@ func (r *Resolver) askServers(ctx context.Context, n datapath.Network, s *state,
 		}
 	}
 	return answer{}, fmt.Errorf("%w: %w", ErrNoAnswer, last)
-}
-
-func cmpErr(first, second error) error {
-	if first != nil {
-		return first
-	}
-	return second
 }
 
 // order puts those that did not answer lately last.

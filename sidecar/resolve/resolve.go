@@ -66,8 +66,10 @@ type Resolver struct {
 	wg      sync.WaitGroup
 	network atomic.Pointer[datapath.Network] // nil until Start
 	state   atomic.Pointer[state]
-	setMu   sync.Mutex // serializes Set
-	told    atomic.Int64
+	told    atomic.Int64 // unix nanoseconds of the last warning
+
+	mu     sync.Mutex // guards what follows, and serializes Set
+	closed bool
 
 	found, notFound, failed, leftOut atomic.Uint64
 }
@@ -79,7 +81,6 @@ type state struct {
 	names   map[string]*entry
 	pending int
 	sick    map[netip.AddrPort]time.Time // servers that did not answer; until then they are asked last
-	closed  bool
 }
 
 // entry is a name; what it is may be read once done is closed.
@@ -90,14 +91,17 @@ type entry struct {
 	until time.Time
 }
 
-func (e *entry) fresh(now time.Time) bool {
+func (e *entry) isDone() bool {
 	select {
 	case <-e.done:
-		return now.Before(e.until)
-	default:
 		return true
+	default:
+		return false
 	}
 }
+
+// fresh says whether it still holds, or is being asked for.
+func (e *entry) fresh(now time.Time) bool { return !e.isDone() || now.Before(e.until) }
 
 // New makes a resolver that knows no zone.
 func New(log *slog.Logger) *Resolver {
@@ -116,23 +120,30 @@ func (r *Resolver) Start(n datapath.Network) { r.network.Store(&n) }
 
 // Set changes where to look. What was found before is forgotten, unless nothing changes.
 func (r *Resolver) Set(c Config) {
-	r.setMu.Lock()
-	defer r.setMu.Unlock()
-	if old := r.state.Load(); !reflect.DeepEqual(old.Config, c) && !old.closed {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !reflect.DeepEqual(r.state.Load().Config, c) {
 		r.state.Store(newState(c))
 	}
 }
 
 // Close ends what is under way. No name is found any more.
 func (r *Resolver) Close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	r.cancel()
-	r.setMu.Lock()
-	s := r.state.Load()
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	r.setMu.Unlock()
 	r.wg.Wait()
+}
+
+// spawn runs f on a goroutine that Close waits for; false once it is closed.
+func (r *Resolver) spawn(f func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.wg.Go(f)
+	}
+	return !r.closed
 }
 
 // Counts returns the counters.
@@ -153,21 +164,16 @@ func (s *state) zone(name string) (longest *wire.DNSZone) {
 	return longest
 }
 
-// Known is what is kept of a name; false: Lookup would have to ask.
-func (r *Resolver) Known(name string) ([]netip.Addr, error, bool) { //nolint:revive // the error is what is known, not why nothing is
+// Known is what is kept of a name, no address where there is none; false: Lookup would have to ask.
+func (r *Resolver) Known(name string) ([]netip.Addr, bool) {
 	s := r.state.Load()
 	s.mu.Lock()
 	e := s.names[name]
 	s.mu.Unlock()
-	if e == nil || !e.fresh(time.Now()) {
-		return nil, nil, false
+	if e == nil || !e.isDone() || !e.fresh(time.Now()) {
+		return nil, false
 	}
-	select {
-	case <-e.done:
-		return e.addrs, e.err, true
-	default:
-		return nil, nil, false
-	}
+	return e.addrs, true
 }
 
 // Lookup finds the addresses of a name, in lower case and without a dot at its end: at least one, in the order of the answer, IPv6
@@ -206,23 +212,23 @@ func (r *Resolver) entry(s *state, name string) (*entry, error) {
 	if e := s.names[name]; e != nil && e.fresh(now) {
 		return e, nil
 	}
-	switch {
-	case s.closed || r.ctx.Err() != nil:
-		return nil, errClosed
-	case s.pending >= maxPending:
+	if s.pending >= maxPending {
 		return nil, errBusy
 	}
-	s.makeRoom(now)
 	e := &entry{done: make(chan struct{})}
-	s.names[name] = e
-	s.pending++
-	r.wg.Go(func() {
+	ok := r.spawn(func() {
 		e.addrs, e.until, e.err = r.find(s, zone, name)
 		close(e.done)
 		s.mu.Lock()
 		s.pending--
 		s.mu.Unlock()
 	})
+	if !ok {
+		return nil, errClosed
+	}
+	s.makeRoom(now)
+	s.names[name] = e
+	s.pending++
 	return e, nil
 }
 
@@ -240,10 +246,8 @@ func (s *state) makeRoom(now time.Time) {
 		if len(s.names) < maxNames {
 			return
 		}
-		select {
-		case <-e.done:
+		if e.isDone() { // nobody waits for it
 			delete(s.names, name)
-		default: // somebody waits for it
 		}
 	}
 }
@@ -267,28 +271,27 @@ func (r *Resolver) find(s *state, z *wire.DNSZone, name string) (addrs []netip.A
 			}
 		}
 	}
-	r.tell(name, left)
+	if len(left) > 0 {
+		r.leftOut.Add(uint64(len(left)))
+		r.warn("a name leads to an address that is not behind an outside peer, which is left out", "name", name, "address", left[0].String())
+	}
 	switch {
 	case len(addrs) > 0:
 		r.found.Add(1)
 		return addrs, time.Now().Add(max(ttl, leastTTL)), nil
 	case err != nil && len(left) == 0:
 		r.failed.Add(1)
+		r.warn("a name could not be looked up", "name", name, "error", err.Error())
 		return nil, time.Now().Add(failedTTL), err
 	}
 	r.notFound.Add(1)
 	return nil, time.Now().Add(noneTTL), ErrNotFound
 }
 
-// tell logs what was left out, seldom.
-func (r *Resolver) tell(name string, left []netip.Addr) {
-	if len(left) == 0 {
-		return
-	}
-	r.leftOut.Add(uint64(len(left)))
+// warn logs at most once in ten seconds: who asks in a loop must not fill the log.
+func (r *Resolver) warn(message string, args ...any) {
 	last, now := r.told.Load(), time.Now().UnixNano()
-	if last == 0 || now-last > int64(10*time.Second) {
-		r.told.Store(now)
-		r.log.Warn("a name leads to an address that is not behind an outside peer, which is left out", "name", name, "address", left[0].String())
+	if (last == 0 || now-last > int64(10*time.Second)) && r.told.CompareAndSwap(last, now) {
+		r.log.Warn(message, args...)
 	}
 }
