@@ -1,7 +1,7 @@
 // Command workload is an ordinary application, as a tenant may run it: servers, clients and measurements over TCP, UDP
 // and HTTP. It knows nothing of what network it is on, retries nothing, needs no privilege and writes no file.
 //
-//	workload serve ROLE=ADDRESS...   roles: http tcp-echo udp-echo sink half-close reset; "serve" alone is http=:8080
+//	workload serve ROLE=ADDRESS...   roles: http tcp-echo udp-echo sink half-close reset dns; "serve" alone is http=:8080
 //	workload get [-n N] [-interval D] [-timeout D] [-proxy URL] URL...    one line for each request
 //	workload download URL                      reads a body and tells its length and hash (http role: /download?bytes=N)
 //	workload upload URL N                      posts N bytes and compares the hash (http role: /upload)
@@ -9,6 +9,7 @@
 //	workload half-close ADDRESS N              the server closes its direction first, then gets N bytes all the same
 //	workload reset ADDRESS                     the server resets the connection; succeeds when that is what is seen
 //	workload tcp-ping|udp-ping [-interval D] [-duration D] [-size N] ADDRESS     echoes on one socket: loss, gaps, times
+//	workload dns-set ADDRESS NAME [IP...]      tells a server of the role dns what a name is from now on
 //	workload lookup [-server ADDRESS] NAME...   workload sleep [DURATION]   workload exit [CODE]
 //
 // Clients print one line of JSON (get: one of text for each request) and exit 1 when what they did failed.
@@ -72,6 +73,8 @@ func command(ctx context.Context, name string, args []string) error {
 		return ping(ctx, "tcp", args)
 	case "udp-ping":
 		return ping(ctx, "udp", args)
+	case "dns-set":
+		return setNames(ctx, args)
 	case "lookup":
 		return lookup(ctx, args)
 	case "sleep":

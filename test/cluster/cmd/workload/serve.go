@@ -46,6 +46,8 @@ func serve(ctx context.Context, args []string) error {
 			go func() { errs <- serveTCP(ctx, address, handler) }()
 		case role == "http":
 			web.Go(func() { errs <- serveHTTP(ctx, address) })
+		case role == "dns":
+			go func() { errs <- serveNames(ctx, address) }()
 		case role == "udp-echo":
 			go func() { errs <- serveUDP(ctx, address) }()
 		default:
