@@ -59,8 +59,8 @@ func TestSplitDNS(t *testing.T) {
 		s.Egress = []v1alpha1.EgressHost{{Host: "db.corp.internal", Service: "db",
 			Ports: []v1alpha1.Port{{Port: 8080}, {Port: 5353, Protocol: v1alpha1.UDP}}}}
 	})
-	client, web := kit.Pod("client"), kit.Pod("web", "serve", "http=:8080")
-	kit.Declare(&web.Spec, "8080")
+	client, web := kit.Pod("client"), kit.Pod("web", "serve", "http=:8082") // not the port of the carried host
+	kit.Declare(&web.Spec, "8082")
 	client.Labels["tunnel"], web.Labels["tunnel"] = "main", "main"
 	n.Create(client, web, kit.Pod("legacy"))
 	n.WaitReady("client", "web", "legacy")
@@ -138,7 +138,7 @@ func TestSplitDNS(t *testing.T) {
 	var tunnel v1alpha1.TenantTunnel
 	n.Read("main", &tunnel)
 	server := n.Member("web")
-	reaches("the member by number", "web", func() kit.Result { return through(socks, "http://"+memberIPv4(server)+":8080") })
+	reaches("the member by number", "web", func() kit.Result { return through(socks, "http://"+memberIPv4(server)+":8082") })
 	var pod corev1.Pod
 	n.Read("web", &pod)
 	for i, address := range append([]string{"127.0.0.1", "169.254.169.254", memberIPv4(server), pod.Status.PodIP, pod.Status.HostIP, podIP(n, gateway)}, tunnel.Status.Gateway.Addresses...) {
@@ -146,7 +146,7 @@ func TestSplitDNS(t *testing.T) {
 		is(name, address)
 		port := map[string]string{"127.0.0.1": health}[address]
 		if port == "" {
-			port = "8080"
+			port = "8082"
 		}
 		if r := through(socks, "http://"+name+":"+port); r.Code == 0 || unanswered(r) {
 			t.Errorf("a name that leads to %s is not refused: %s", address, r)
