@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -102,6 +103,21 @@ func connectBy(proxy netip.AddrPort, to string) (net.Conn, int, error) {
 		return nil, 0, err
 	}
 	return c, r.StatusCode, nil
+}
+
+// Names lead to outside peers: not to members, nor to what is the tunnel's own of a gateway's peer, nor to ourselves.
+func TestWhereNamesLead(t *testing.T) {
+	c := wire.Config{Interface: wire.Interface{Addresses: []netip.Prefix{memberAddress}},
+		Peers: []wire.Peer{{PublicKey: key.Public{1}, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.7.0.9/32")}},
+			{PublicKey: key.Public{2}, AllowedIPs: []netip.Prefix{farAddress}, Outside: true}}}
+	if got := lookups(c); len(got.Zones)+len(got.Within) > 0 {
+		t.Errorf("without zones: %+v", got)
+	}
+	c.Lookups = &wire.Lookups{Zones: []wire.DNSZone{{Domain: "corp.internal"}}, Own: []netip.Prefix{netip.MustParsePrefix("10.7.0.128/25")}}
+	got := lookups(c)
+	if !slices.Equal(got.Within, []netip.Prefix{farAddress}) || !slices.Equal(got.Except, []netip.Prefix{c.Lookups.Own[0], memberAddress}) || !got.IPv4 || got.IPv6 {
+		t.Errorf("%+v", got)
+	}
 }
 
 // A member looks hosts without an address up at the other end, through the tunnel; so do its proxies with names of the zone, and with no

@@ -158,6 +158,12 @@ func TestFoundUDP(t *testing.T) {
 	if n := w.row(Outbound, "one", UDP).Failures[NameNotFound]; n == 0 {
 		t.Error("not counted")
 	}
+	another := &fakeFinder{}
+	another.is(inner(1))
+	w.set(Forward{Name: "another", Listen: at, Protocol: UDP, Finder: another}) // whose host nobody has asked for yet
+	if got := string(ask(t, c, []byte("y"))); got != "one y" {
+		t.Errorf("of another forward: %q", got)
+	}
 }
 
 // A Finder that keeps nothing is asked for each new flow, and not in circles.

@@ -76,6 +76,25 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// A peer with a route to everything is no way to what no tunnel carries.
+func TestRouteToEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := testConfig()
+		c.Within = prefixes("0.0.0.0/0", "::/0")
+		b := newBench(t, c)
+		for i, bad := range []string{"127.0.0.1", "169.254.169.254", "224.0.0.1", "0.0.0.0", "255.255.255.255", "10.77.0.1"} {
+			b.net.serve(first, knows(record{fmt.Sprintf("n%d.corp.internal", i), "A", bad, 1}))
+			b.wants(t, fmt.Sprintf("n%d.corp.internal", i))
+		}
+		for i, bad := range []string{"::1", "fe80::1", "ff02::1", "::", "::ffff:192.168.10.20", "::127.0.0.1", "fd07::1"} {
+			b.net.serve(first, knows(record{fmt.Sprintf("m%d.corp.internal", i), "AAAA", bad, 1}))
+			b.wants(t, fmt.Sprintf("m%d.corp.internal", i))
+		}
+		b.net.serve(first, knows(record{"db.corp.internal", "A", "203.0.113.9", 1}))
+		b.wants(t, "db.corp.internal", "203.0.113.9")
+	})
+}
+
 // What a network may send in place of an answer is passed over, or given up.
 func TestStray(t *testing.T) {
 	good := func(q dnsmessage.Message) dnsmessage.Message {
