@@ -29,9 +29,15 @@ func lookups(t *v1alpha1.TenantTunnel, accepted []peer) *wire.Lookups {
 		for _, s := range z.Servers {
 			addr, ok := hostAddress(s)
 			at := netip.AddrPortFrom(addr, dnsPort)
-			if ok && routed(accepted, addr) && !slices.Contains(zone.Servers, at) && len(zone.Servers) < wire.MaxDNSServers {
-				zone.Servers = append(zone.Servers, at)
+			if !ok || !routed(accepted, addr) || slices.Contains(zone.Servers, at) || len(zone.Servers) == wire.MaxDNSServers {
+				continue
 			}
+			if around := mappingsAround(accepted, addr); len(zone.Servers) == 0 {
+				zone.Mappings = around
+			} else if !slices.Equal(zone.Mappings, around) {
+				continue // at a site where the same answer means other hosts
+			}
+			zone.Servers = append(zone.Servers, at)
 		}
 		if out.Zones = append(out.Zones, zone); len(out.Zones) == wire.MaxDNSZones {
 			break
@@ -47,6 +53,12 @@ func lookups(t *v1alpha1.TenantTunnel, accepted []peer) *wire.Lookups {
 		}
 	}
 	return &out
+}
+
+// mappingsAround are those of the peer that an address, which is routed, is behind.
+func mappingsAround(accepted []peer, addr netip.Addr) []wire.Mapping {
+	i := slices.IndexFunc(accepted, func(p peer) bool { return routed([]peer{p}, addr) })
+	return accepted[i].mappings
 }
 
 // hostAddress reads the address of a host behind a peer.

@@ -16,6 +16,17 @@ type Mapping struct {
 // MaxMappings is how many a peer may have.
 const MaxMappings = 64
 
+// SeenAs is what an address of Real is inside the tunnel.
+func (m Mapping) SeenAs(a netip.Addr) netip.Addr {
+	host, network := a.AsSlice(), m.Seen.Addr().AsSlice()
+	for i := range host {
+		mask := byte(0xff) << max(0, min(8, 8*(i+1)-m.Seen.Bits()))
+		host[i] = network[i]&mask | host[i]&^mask
+	}
+	seen, _ := netip.AddrFromSlice(host)
+	return seen
+}
+
 // Validate says what is wrong with a mapping by itself.
 func (m Mapping) Validate() error {
 	for _, p := range []netip.Prefix{m.Real, m.Seen} {

@@ -263,7 +263,8 @@ func (r *Resolver) find(s *state, z *wire.DNSZone, name string) (addrs []netip.A
 	answers, err := r.askFamilies(s, z, name)
 	ttl, left := mostTTL, []netip.Addr(nil)
 	for _, a := range answers {
-		for _, addr := range a.addrs {
+		for _, real := range a.addrs {
+			addr := z.Seen(real)
 			if !s.usable(addr) {
 				left = append(left, addr)
 			} else if len(addrs) < maxFound && !slices.Contains(addrs, addr) {

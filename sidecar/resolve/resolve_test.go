@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
 // wants looks a name up and compares; no address wanted: it must not be found.
@@ -74,6 +76,21 @@ func TestAnswers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A site whose range is mapped answers with what its hosts have there; what is used is what they are inside the tunnel.
+func TestMappedSite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := testConfig()
+		c.Zones[0].Mappings = []wire.Mapping{
+			{Real: netip.MustParsePrefix("10.40.16.0/20"), Seen: netip.MustParsePrefix("192.168.32.0/20")},
+			{Real: netip.MustParsePrefix("fd00:9::/64"), Seen: netip.MustParsePrefix("2001:db8:0:7::/64")}}
+		b := newBench(t, c)
+		b.net.serve(first, knows(record{"db.corp.internal", "A", "10.40.18.7", 1}, record{"db.corp.internal", "AAAA", "fd00:9::7", 1}))
+		b.wants(t, "db.corp.internal", "2001:db8:0:7::7", "192.168.34.7")
+		b.net.serve(first, knows(record{"far.corp.internal", "A", "192.168.50.1", 1}, record{"far.corp.internal", "A", "10.40.32.7", 1}))
+		b.wants(t, "far.corp.internal", "192.168.50.1")
+	})
 }
 
 // A peer with a route to everything is no way to what no tunnel carries.

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
 // Bounds of look-ups.
@@ -27,12 +29,24 @@ type Lookups struct {
 type DNSZone struct {
 	Domain  string           `json:"domain"`            // for example corp.internal
 	Servers []netip.AddrPort `json:"servers,omitempty"` // inside the tunnel, in the order to ask; none: names are not found
+	// Mappings are those of the servers' own site, sorted by what is real: they answer with the addresses that hosts have there.
+	Mappings []Mapping `json:"mappings,omitempty"`
 }
 
 // Holds says whether a name, in lower case and without a dot at its end, is the zone's domain or in it.
 func (z *DNSZone) Holds(name string) bool {
 	rest, ok := strings.CutSuffix(name, z.Domain)
 	return ok && z.Domain != "" && (rest == "" || strings.HasSuffix(rest, "."))
+}
+
+// Seen is what an address of an answer is inside the tunnel.
+func (z *DNSZone) Seen(a netip.Addr) netip.Addr {
+	for _, m := range z.Mappings {
+		if m.Real.Contains(a) {
+			return datapath.Mapping(m).SeenAs(a)
+		}
+	}
+	return a
 }
 
 // Holds says whether a name is in one of the zones.
@@ -83,6 +97,12 @@ func (z *DNSZone) validate() error {
 		if slices.Contains(z.Servers[:i], s) {
 			return fmt.Errorf("servers: %s is listed twice", s)
 		}
+	}
+	if !slices.IsSortedFunc(z.Mappings, compareMappings) {
+		return errors.New("mappings: out of order")
+	}
+	if err := datapath.CheckMappings(mappings(z.Mappings), nil); err != nil {
+		return fmt.Errorf("mappings: %w", err)
 	}
 	return nil
 }

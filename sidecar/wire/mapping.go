@@ -29,12 +29,16 @@ func (p Peer) Ranges() []netip.Prefix {
 }
 
 // Mapped are the mappings as a datapath takes them; nil if there are none.
-func (p Peer) Mapped() (out []datapath.Mapping) {
-	for _, m := range p.Mappings {
+func (p Peer) Mapped() []datapath.Mapping { return mappings(p.Mappings) }
+
+func mappings(list []Mapping) (out []datapath.Mapping) {
+	for _, m := range list {
 		out = append(out, datapath.Mapping(m))
 	}
 	return out
 }
+
+func compareMappings(a, b Mapping) int { return a.Real.Compare(b.Real) }
 
 // validateMappings refuses mappings of anything but a gateway: what moves a member's packets may not know how to rewrite them.
 func (c *Config) validateMappings() error {
@@ -45,7 +49,7 @@ func (c *Config) validateMappings() error {
 		if !c.Interface.Hub {
 			return fmt.Errorf("peers[%d].mappings: only a gateway, with interface.hub, can have any", i)
 		}
-		if !slices.IsSortedFunc(p.Mappings, func(a, b Mapping) int { return a.Real.Compare(b.Real) }) {
+		if !slices.IsSortedFunc(p.Mappings, compareMappings) {
 			return fmt.Errorf("peers[%d].mappings: out of order", i)
 		}
 		if err := datapath.CheckMappings(p.Mapped(), p.AllowedIPs); err != nil {
