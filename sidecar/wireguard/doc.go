@@ -19,6 +19,9 @@
 //     is encrypted again where it lies, and leaves as the message that it came in.
 //  3. Handshake messages go to a worker (handshake.go), so that nobody's public-key work stands in the way of data.
 //
+// Addresses of a peer that are seen under others (mapping.go) are rewritten first of all after decryption, and first of all once it is
+// known that packets go to the peer: between the two everything knows what is seen.
+//
 // The handshake is Noise IKpsk2 as WireGuard has it (noise.go), with cookies under load (cookie.go). What a peer has to do as
 // time passes is decided purely (clock.go) and done by one timer for each peer.
 //
