@@ -56,6 +56,9 @@ func testMapping(t *testing.T, r *room) {
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("a port of %s that nobody listens on: %v", to, err)
 		}
+		if err := ask(from, to, 10); !errors.Is(err, syscall.ECONNREFUSED) { // as an ICMP error says, of a datagram that it quotes
+			t.Errorf("a datagram to a port of %s that nobody listens on: %v", to, err)
+		}
 	}
 	for _, from := range []*node{hub, member} {
 		for _, to := range []string{"10.19.0.3", "fd19::3"} {
