@@ -328,11 +328,11 @@ func TestMappingAllocatesNothing(t *testing.T) {
 // sound says of which checksums of a packet are right; what it cannot judge, it leaves out. It is gVisor's reading, not ours.
 func sound(b []byte) map[string]bool {
 	out := map[string]bool{}
-	if n, _ := packetSource(b); n == 0 {
+	n, _ := packetSource(b)
+	if n == 0 {
 		return out
-	} else {
-		b = b[:n]
 	}
+	b = b[:n]
 	var src, dst tcpip.Address
 	var protocol tcpip.TransportProtocolNumber
 	var rest []byte
