@@ -98,7 +98,7 @@ func TestValidateLookups(t *testing.T) {
 		Interface: Interface{Addresses: []netip.Prefix{netip.MustParsePrefix("10.7.0.2/32")}, Hub: true},
 		Services:  []Service{{ServiceID: ServiceID{"db.corp", 80, TCP}, Lookup: true}},
 		Relays:    []Relay{{Listen: 20000, ServiceID: ServiceID{"db.corp", 80, TCP}, Lookup: true}},
-		Lookups: &Lookups{Zones: []DNSZone{{"corp", []netip.AddrPort{server}}, {"x.corp", nil}},
+		Lookups: &Lookups{Zones: []DNSZone{{Domain: "corp", Servers: []netip.AddrPort{server}}, {Domain: "x.corp"}},
 			Own: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/24")}},
 	}
 	if err := good.Validate(); err != nil {
