@@ -34,7 +34,7 @@ func (b *bench) wants(t *testing.T, name string, want ...string) {
 // Whatever a server says of db.corp.internal, what is found is behind an outside peer, and led to by this answer.
 func TestAnswers(t *testing.T) {
 	const db = "db.corp.internal"
-	of := func(records ...record) server { return knows(records...) }
+	of := knows
 	chain := func(n int) (out []record) {
 		for i := range n {
 			out = append(out, record{map[bool]string{true: db, false: fmt.Sprintf("a%d.x", i)}[i == 0], "CNAME", fmt.Sprintf("a%d.x", i+1), 60})
