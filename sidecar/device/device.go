@@ -35,7 +35,11 @@ type Device struct {
 	closing sync.Once
 }
 
-var _ datapath.Datapath = (*Device)(nil)
+var (
+	_ datapath.Datapath = (*Device)(nil)
+	_ datapath.Limiter  = (*Device)(nil)
+	_ datapath.Grouper  = (*Device)(nil)
+)
 
 // goodbye is how long Close lets the resets of open connections leave.
 const goodbye = 200 * time.Millisecond

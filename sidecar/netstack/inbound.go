@@ -108,3 +108,9 @@ func inject(out stack.NetworkDispatcher, size int, parts ...[]byte) {
 	out.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
 }
+
+// GroupBy sets which addresses are one peer's; see datapath.Grouper.
+func (s *Stack) GroupBy(peerOf func(netip.Addr) netip.Addr) {
+	s.tcpSlots.GroupBy(peerOf)
+	s.udpFlows.slots.GroupBy(peerOf)
+}

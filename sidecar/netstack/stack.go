@@ -55,9 +55,9 @@ type Options struct {
 // Limits bounds what peers can make a Stack hold.
 type Limits struct {
 	TCPRequests        int // connections that wait for an answer or a handshake, all peers; default 1024
-	TCPRequestsPerPeer int // the same from one inner source address; default 256
+	TCPRequestsPerPeer int // the same from one peer; default 256
 	UDPFlows           int // flows that peers started and that are still open or unanswered, all peers; default 4096
-	UDPFlowsPerPeer    int // the same from one inner source address; default 1024
+	UDPFlowsPerPeer    int // the same from one peer; default 1024
 }
 
 func (l Limits) withDefaults() Limits {

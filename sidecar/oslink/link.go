@@ -84,6 +84,12 @@ var (
 	_ datapath.Gate    = (*Link)(nil)
 )
 
+// GroupBy sets which addresses are one peer's; see datapath.Grouper.
+func (l *Link) GroupBy(peerOf func(netip.Addr) netip.Addr) {
+	l.tcpSlots.GroupBy(peerOf)
+	l.udpSlots.GroupBy(peerOf)
+}
+
 // Open takes the interface of that name, which is down, and shuts it: nothing may come in but answers.
 func Open(name string, log *slog.Logger) (*Link, error) {
 	if log == nil {

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath/slots"
 )
 
 // Egress makes a port of the pod's own address a way into the tunnel for other pods, those that SetEgress lists.
@@ -32,7 +34,7 @@ func (e Egress) forward() Forward {
 // each datagram is let in by the address that it comes from, and what one address may hold is bounded.
 type egressSide struct {
 	r       *Relay
-	conns   perSource
+	conns   *slots.Slots                            // by address: who comes in here is no peer
 	allowed atomic.Pointer[map[netip.Addr]struct{}] // nil: nobody
 	doors   map[forwardKey]egressDoor               // guarded by the relay's setMu
 
@@ -56,7 +58,7 @@ type egressConn struct {
 }
 
 func newEgressSide(r *Relay) *egressSide {
-	return &egressSide{r: r, conns: perSource{max: r.opts.Limits.ConnectionsPerPeer}, doors: map[forwardKey]egressDoor{}, live: map[*egressConn]struct{}{}}
+	return &egressSide{r: r, conns: slots.New(0, r.opts.Limits.ConnectionsPerPeer), doors: map[forwardKey]egressDoor{}, live: map[*egressConn]struct{}{}}
 }
 
 func (s *egressSide) allows(src netip.Addr) bool {
@@ -224,10 +226,10 @@ func (t *egressTCP) carry(ctx context.Context, c localStream, st *forwardState, 
 	if !s.allows(src) {
 		return NotAllowed
 	}
-	if !s.conns.take(src) {
+	if !s.conns.Take(src) {
 		return Limit
 	}
-	defer s.conns.give(src)
+	defer s.conns.Give(src)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	tracked := &egressConn{src: src, door: t, name: st.Name, cancel: cancel}
@@ -255,7 +257,7 @@ func (t *egressTCP) carry(ctx context.Context, c localStream, st *forwardState, 
 type egressUDP struct{ *udpForward }
 
 func (s *egressSide) openUDP(e Egress) (egressDoor, error) {
-	u, err := s.r.openUDP(e.Listen, s.state(e.forward()), e.Port, &udpGate{side: s, flows: perSource{max: s.r.opts.Limits.FlowsPerPeer}})
+	u, err := s.r.openUDP(e.Listen, s.state(e.forward()), e.Port, &udpGate{side: s, flows: slots.New(0, s.r.opts.Limits.FlowsPerPeer)})
 	if err != nil {
 		return nil, err
 	}
@@ -278,7 +280,7 @@ func (u *egressUDP) recheck() {
 // udpGate says who may use a UDP port. Who has as many flows as one may have loses his least recently used one to a new one.
 type udpGate struct {
 	side  *egressSide
-	flows perSource
+	flows *slots.Slots
 }
 
 // admits says whether a datagram is let in.
@@ -292,11 +294,11 @@ func (g *udpGate) take(from netip.AddrPort, t *flowTable[netip.AddrPort]) bool {
 		return true
 	}
 	src := from.Addr().Unmap()
-	return g.flows.take(src) || t.evict(func(f *flow[netip.AddrPort]) bool { return f.key.Addr().Unmap() == src }) && g.flows.take(src)
+	return g.flows.Take(src) || t.evict(func(f *flow[netip.AddrPort]) bool { return f.key.Addr().Unmap() == src }) && g.flows.Take(src)
 }
 
 func (g *udpGate) give(from netip.AddrPort) {
 	if g != nil {
-		g.flows.give(from.Addr().Unmap())
+		g.flows.Give(from.Addr().Unmap())
 	}
 }

@@ -25,6 +25,8 @@ type flow[K comparable] struct {
 type flowTable[K comparable] struct {
 	idle time.Duration
 	max  int
+	// yields is asked, when the table is full, which flows are to give way; nil, or none of them: the least recently used of all does.
+	yields func() func(*flow[K]) bool
 
 	mu     sync.Mutex
 	flows  map[K]*flow[K]
@@ -76,7 +78,7 @@ func (t *flowTable[K]) put(f *flow[K]) (evicted, ok bool) {
 		gone = append(gone, old)
 	}
 	if len(t.flows) >= t.max {
-		old := t.recent.Back().Value.(*flow[K])
+		old := t.surplus()
 		t.unlink(old)
 		gone = append(gone, old)
 		evicted = true
@@ -119,19 +121,39 @@ func (t *flowTable[K]) removeIf(match func(*flow[K]) bool) {
 	endAll(gone)
 }
 
+// surplus is the flow that gives way to a new one. It needs the lock.
+func (t *flowTable[K]) surplus() *flow[K] {
+	if t.yields != nil {
+		if f := t.oldest(t.yields()); f != nil {
+			return f
+		}
+	}
+	return t.recent.Back().Value.(*flow[K])
+}
+
+// oldest is the least recently used flow that matches, or nil. It needs the lock.
+func (t *flowTable[K]) oldest(match func(*flow[K]) bool) *flow[K] {
+	for e := t.recent.Back(); e != nil; e = e.Prev() {
+		if f := e.Value.(*flow[K]); match(f) {
+			return f
+		}
+	}
+	return nil
+}
+
 // evict ends the least recently used flow that matches; false when none does.
 func (t *flowTable[K]) evict(match func(*flow[K]) bool) bool {
 	t.mu.Lock()
-	for e := t.recent.Back(); e != nil; e = e.Prev() {
-		if f := e.Value.(*flow[K]); match(f) {
-			t.unlink(f)
-			t.mu.Unlock()
-			endAll([]*flow[K]{f})
-			return true
-		}
+	f := t.oldest(match)
+	if f != nil {
+		t.unlink(f)
 	}
 	t.mu.Unlock()
-	return false
+	if f == nil {
+		return false
+	}
+	endAll([]*flow[K]{f})
+	return true
 }
 
 // close ends all flows and takes no more.

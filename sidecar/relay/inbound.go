@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/slots"
 )
 
 // Inbound opens one port of the tunnel address to peers.
@@ -34,9 +36,9 @@ type inboundPort struct {
 // inboundSide answers what peers ask for.
 type inboundSide struct {
 	r     *Relay
-	dials perSource
-	conns perSource
-	flows perSource
+	dials *slots.Slots
+	conns *slots.Slots
+	flows *slots.Slots
 	table *flowTable[inboundFlow]
 	// Flows to port 53 have a table of their own: a table has one idle time.
 	dnsTable *flowTable[inboundFlow]
@@ -56,12 +58,24 @@ type inboundConn struct {
 
 func newInboundSide(r *Relay) *inboundSide {
 	l := r.opts.Limits
-	return &inboundSide{
+	in := &inboundSide{
 		r:     r,
-		dials: perSource{max: l.DialsPerPeer}, conns: perSource{max: l.ConnectionsPerPeer}, flows: perSource{max: l.FlowsPerPeer},
+		dials: slots.New(0, l.DialsPerPeer), conns: slots.New(0, l.ConnectionsPerPeer), flows: slots.New(0, l.FlowsPerPeer),
 		table: newFlowTable[inboundFlow](l.UDPIdle, l.Flows), dnsTable: newFlowTable[inboundFlow](l.DNSIdle, l.Flows),
 		ports: map[inboundKey]*inboundPort{}, live: map[*inboundConn]struct{}{},
 	}
+	for _, held := range []*slots.Slots{in.dials, in.conns, in.flows} {
+		held.GroupBy(r.opts.PeerOf)
+	}
+	in.table.yields, in.dnsTable.yields = in.fromHeaviest, in.fromHeaviest
+	return in
+}
+
+// SetPeerLimits changes how many connections and UDP flows a peer may have open to us; zero is what the Options say. Those that are open
+// stay.
+func (r *Relay) SetPeerLimits(connections, flows int) {
+	r.inbound.conns.SetPerPeer(cmp.Or(connections, r.opts.Limits.ConnectionsPerPeer))
+	r.inbound.flows.SetPerPeer(cmp.Or(flows, r.opts.Limits.FlowsPerPeer))
 }
 
 // SetInbound makes the given ports the ones that peers reach. A new destination applies to new connections; connections to a
@@ -200,12 +214,12 @@ func (in *inboundSide) handleTCP(req datapath.TCPRequest) {
 		return
 	}
 	defer in.r.end()
-	if !in.conns.take(src) {
+	if !in.conns.Take(src) {
 		in.refused(p, Limit, src)
 		req.Refuse()
 		return
 	}
-	defer in.conns.give(src)
+	defer in.conns.Give(src)
 	c := in.track(src, p)
 	if c == nil {
 		in.refused(p, Aborted, src)
@@ -255,38 +269,10 @@ func (in *inboundSide) untrack(c *inboundConn) {
 }
 
 func (in *inboundSide) dialLocal(ctx context.Context, src netip.Addr, p *inboundPort) (localStream, Reason) {
-	if !in.dials.take(src) {
+	if !in.dials.Take(src) {
 		return localStream{}, Limit
 	}
-	defer in.dials.give(src)
+	defer in.dials.Give(src)
 	local, err := dialLocalTCP(ctx, p.to, in.r.opts.Limits.DialTimeout)
 	return local, dialReason(ctx, err)
-}
-
-// perSource counts what each peer address holds, up to a bound, so that one peer cannot take what all share.
-type perSource struct {
-	max int
-	mu  sync.Mutex
-	n   map[netip.Addr]int
-}
-
-func (s *perSource) take(a netip.Addr) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.n == nil {
-		s.n = map[netip.Addr]int{}
-	}
-	if s.n[a] >= s.max {
-		return false
-	}
-	s.n[a]++
-	return true
-}
-
-func (s *perSource) give(a netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.n[a]--; s.n[a] <= 0 {
-		delete(s.n, a)
-	}
 }

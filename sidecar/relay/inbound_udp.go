@@ -60,7 +60,7 @@ func (in *inboundSide) handleUDP(req datapath.UDPRequest) {
 		why = Draining
 	case in.silent.has(port, time.Now()):
 		why = Refused
-	case !in.flows.take(src):
+	case !in.flows.Take(src):
 		why = Limit
 	}
 	if why != None {
@@ -70,14 +70,14 @@ func (in *inboundSide) handleUDP(req datapath.UDPRequest) {
 	}
 	local, err := dialLocalUDP(p.ctx, p.to)
 	if err != nil {
-		in.flows.give(src)
+		in.flows.Give(src)
 		req.Refuse()
 		in.refused(p, dialReason(p.ctx, err), src)
 		return
 	}
 	tunnel, err := req.Accept()
 	if err != nil {
-		in.flows.give(src)
+		in.flows.Give(src)
 		_ = local.Close()
 		in.refused(p, ResetByTunnel, src)
 		return
@@ -91,7 +91,7 @@ func (in *inboundSide) runFlow(p *inboundPort, src netip.Addr, key inboundFlow, 
 	f := &flow[inboundFlow]{key: key, conn: bothConns{tunnel, local}, target: p.to}
 	f.onEnd = func() {
 		m.flows.Add(-1)
-		in.flows.give(src)
+		in.flows.Give(src)
 	}
 	m.flows.Add(1)
 	m.flowTotal.Add(1)
@@ -118,6 +118,12 @@ func (in *inboundSide) runFlow(p *inboundPort, src netip.Addr, key inboundFlow, 
 	in.copyPackets(f, local, tunnel, m.down.Add, m)
 	table.remove(f)
 	<-ended
+}
+
+// fromHeaviest matches the flows of the peer that has the most: where all share a table that is full, it is the one to give way.
+func (in *inboundSide) fromHeaviest() func(*flow[inboundFlow]) bool {
+	heaviest := in.flows.Heaviest()
+	return func(f *flow[inboundFlow]) bool { return heaviest(f.key.remote.Addr().Unmap()) }
 }
 
 // copyPackets moves datagrams from src to dst until src ends.

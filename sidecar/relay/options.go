@@ -15,6 +15,8 @@ type Options struct {
 	// AllowInbound is asked before a peer's connection or flow is accepted, and again for the established ones on every
 	// SetInbound; nil allows what SetInbound lists. It must not block.
 	AllowInbound func(src netip.Addr, port uint16, proto Protocol) bool
+	// PeerOf finds the address that stands for all of a peer's, which share its limits; nil: each stands for itself. It must not block.
+	PeerOf func(netip.Addr) netip.Addr
 	// MTU is the tunnel's inner MTU in bytes, for the size of a bulk write; zero: 1420.
 	MTU    int
 	Limits Limits
@@ -29,10 +31,10 @@ type Limits struct {
 	UDPIdle            time.Duration // a flow without datagrams; 2 min
 	DNSIdle            time.Duration // the same on port 53; 30 s
 	Connections        int           // TCP connections, all together; 10,000
-	ConnectionsPerPeer int           // inbound TCP connections from one address; 1,024
-	DialsPerPeer       int           // inbound connections from one address whose local dial is under way; 64
+	ConnectionsPerPeer int           // inbound TCP connections from one peer, or egress ones from one address; 1,024
+	DialsPerPeer       int           // inbound connections from one peer whose local dial is under way; 64
 	Flows              int           // UDP flows of one forward, or of all inbound ports; 1,024
-	FlowsPerPeer       int           // inbound UDP flows from one address; 256
+	FlowsPerPeer       int           // inbound UDP flows from one peer, or of one egress port from one address; 256
 	LargeBuffers       int           // bulk buffers of 64 KiB lent at once; beyond, connections use small ones; 256
 }
 

@@ -52,6 +52,8 @@ type Device struct {
 var (
 	_ datapath.Datapath = (*Device)(nil)
 	_ datapath.Gate     = (*Device)(nil)
+	_ datapath.Limiter  = (*Device)(nil)
+	_ datapath.Grouper  = (*Device)(nil)
 )
 
 // Open brings an interface up without peers.

@@ -67,7 +67,8 @@ type Engine struct {
 	letters chan *letter
 	loaded  atomic.Int64 // instant until which cookies are asked for
 	limiter func() *ratelimiter.Ratelimiter
-	hub     atomic.Pointer[hub] // nil: nothing is passed on
+	hub     atomic.Pointer[hub]    // nil: nothing is passed on
+	limits  atomic.Pointer[limits] // nil: peers may take what they can
 	count   counters
 
 	mu     sync.RWMutex // guards what follows
@@ -95,6 +96,9 @@ type counters struct {
 	source            atomic.Uint64 // from an inner address that the peer may not have
 	notForwarded      atomic.Uint64 // from one peer to another that it may not reach through us
 	expired           atomic.Uint64 // made its last hop here, and was for somebody else
+	receiveLimit      atomic.Uint64 // of a peer that has received more than its bandwidth
+	sendLimit         atomic.Uint64 // to a peer that was sent more than its bandwidth
+	handshakesLimit   atomic.Uint64 // more than a peer may begin
 	handshakesRefused atomic.Uint64
 	handshakesLost    atomic.Uint64 // more than could be looked at
 }
@@ -106,6 +110,7 @@ func (e *Engine) Drops() map[string]uint64 {
 		"NoPeer": c.noPeer.Load(), "SendError": c.sendErrors.Load(), "Malformed": c.malformed.Load(), "NoSession": c.noSession.Load(),
 		"Unauthentic": c.unauthentic.Load(), "Replayed": c.replayed.Load(), "ForeignSource": c.source.Load(),
 		"NotForwarded": c.notForwarded.Load(), "HopLimit": c.expired.Load(),
+		"ReceiveLimit": c.receiveLimit.Load(), "SendLimit": c.sendLimit.Load(), "HandshakeLimit": c.handshakesLimit.Load(),
 		"HandshakeRefused": c.handshakesRefused.Load(), "HandshakeLost": c.handshakesLost.Load(),
 	}
 }

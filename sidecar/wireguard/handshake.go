@@ -3,6 +3,7 @@ package wireguard
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -85,6 +86,9 @@ func (p *peer) answer(n noise, msg []byte, now instant, from *endpoint) ([]byte,
 	}
 	if p.heardAt != 0 && now.sub(p.heardAt) < floodGap {
 		return nil, errTooSoon
+	}
+	if !p.mayBegin(now) {
+		return nil, errOverLimit
 	}
 	p.heard, p.heardAt = timestamp(plain), now
 	remote := msg[initEphemeral:initStatic]
@@ -199,10 +203,18 @@ func (e *Engine) work() {
 	defer e.workers.Done()
 	for l := range e.letters {
 		if err := e.handle(l); err != nil {
-			e.count.handshakesRefused.Add(1)
+			e.refused(err)
 			e.log.Debug("handshake message refused", "from", l.from.to.String(), "type", messageType(l.bytes()), "error", err)
 		}
 	}
+}
+
+func (e *Engine) refused(err error) {
+	if errors.Is(err, errOverLimit) {
+		e.count.handshakesLimit.Add(1)
+		return
+	}
+	e.count.handshakesRefused.Add(1)
 }
 
 func (e *Engine) handle(l *letter) error {

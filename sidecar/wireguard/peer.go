@@ -36,6 +36,7 @@ type peer struct {
 
 	sessions
 	events
+	buckets
 	waiting  atomic.Bool // there is, or was just now, something staged
 	flushing sync.Mutex
 

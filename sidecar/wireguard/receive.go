@@ -30,6 +30,7 @@ type receiver struct {
 	nonce  nonce
 
 	session *session // of the run
+	account account  // of its peer
 	now     instant
 	size    int // bytes on the wire
 	valid   int // packets that authenticated, keepalives included
@@ -71,7 +72,11 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 			r.engine.count.noSession.Add(1)
 			return
 		}
-		r.session = s
+		r.session, r.account = s, s.peer.account(r.now)
+	}
+	if r.account.refuses() {
+		r.engine.count.receiveLimit.Add(1)
+		return
 	}
 	plain, counter := r.session.open(d, &r.nonce)
 	if plain == nil {
@@ -85,6 +90,7 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 		r.engine.count.replayed.Add(1)
 		return
 	}
+	r.account.charge(len(d))
 	r.valid++
 	r.size += len(d)
 	if len(plain) == 0 {
@@ -123,6 +129,9 @@ func (r *receiver) flush(from *endpoint) {
 		return
 	}
 	p := s.peer
+	if r.account.rate.bits != 0 {
+		p.receives.spend(r.now, r.account.rate.cost(r.size))
+	}
 	p.rx.Add(uint64(r.size))
 	p.move(from)
 	p.received(r.now, r.data > 0) // refused or not: silence would make the peer think that we are gone

@@ -25,7 +25,11 @@ func (p *peer) send(b *Batch) {
 		b.Free()
 		return
 	}
-	for now := p.engine.now(); ; {
+	now := p.engine.now()
+	if !p.affords(now, b) {
+		return
+	}
+	for {
 		if p.waiting.Load() && p.current.Load().usable(now) {
 			p.flush(now)
 		}

@@ -6,38 +6,101 @@ import (
 	"sync"
 )
 
-// Slots counts in all and by inner source address.
+// Slots counts in all and by peer. A peer may have many addresses: GroupBy says which are one's.
 type Slots struct {
 	mu      sync.Mutex
 	total   int
 	perPeer int
 	used    int
-	by      map[netip.Addr]int
+	peerOf  func(netip.Addr) netip.Addr
+	by      map[netip.Addr]int // by the address that stands for a peer
+	held    map[netip.Addr]holding
 }
 
-// New allows total slots in all and perPeer for one address.
+// holding is what one address has. Whose it is stays as it was when it took the first: what it gives back must be given to the same.
+type holding struct {
+	peer netip.Addr
+	n    int
+}
+
+// New allows total slots in all and perPeer for one peer. Zero is no bound. Each address is a peer's of its own.
 func New(total, perPeer int) *Slots {
-	return &Slots{total: total, perPeer: perPeer, by: make(map[netip.Addr]int)}
+	return &Slots{total: total, perPeer: perPeer, by: make(map[netip.Addr]int), held: make(map[netip.Addr]holding)}
 }
 
-// Take takes a slot for the peer if there is one.
-func (s *Slots) Take(peer netip.Addr) bool {
+// GroupBy sets what finds the address that stands for all of a peer's; nil: each stands for itself.
+func (s *Slots) GroupBy(peerOf func(netip.Addr) netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.used >= s.total || s.by[peer] >= s.perPeer {
+	s.peerOf = peerOf
+}
+
+// SetPerPeer changes how many one peer may have; those that it has stay.
+func (s *Slots) SetPerPeer(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.perPeer = n
+}
+
+// Take takes a slot for the peer of the address if there is one.
+func (s *Slots) Take(a netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, known := s.held[a]
+	if !known {
+		h.peer = s.find(a)
+	}
+	if full(s.used, s.total) || full(s.by[h.peer], s.perPeer) {
 		return false
 	}
+	h.n++
+	s.held[a] = h
 	s.used++
-	s.by[peer]++
+	s.by[h.peer]++
 	return true
 }
 
-// Give returns the peer's slot.
-func (s *Slots) Give(peer netip.Addr) {
+func full(n, most int) bool { return most > 0 && n >= most }
+
+func (s *Slots) find(a netip.Addr) netip.Addr {
+	if s.peerOf == nil {
+		return a
+	}
+	return s.peerOf(a)
+}
+
+// Give returns a slot of the address.
+func (s *Slots) Give(a netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	h := s.held[a]
+	if h.n == 0 {
+		return
+	}
 	s.used--
-	if s.by[peer]--; s.by[peer] <= 0 {
-		delete(s.by, peer)
+	if s.by[h.peer]--; s.by[h.peer] <= 0 {
+		delete(s.by, h.peer)
+	}
+	if h.n--; h.n == 0 {
+		delete(s.held, a)
+		return
+	}
+	s.held[a] = h
+}
+
+// Heaviest is a function that says whether an address is of the peer that has the most.
+func (s *Slots) Heaviest() func(netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var peer netip.Addr
+	for p, n := range s.by {
+		if most := s.by[peer]; n > most || n == most && p.Less(peer) {
+			peer = p
+		}
+	}
+	return func(a netip.Addr) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.held[a].n > 0 && s.held[a].peer == peer
 	}
 }

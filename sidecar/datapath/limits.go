@@ -1,0 +1,31 @@
+package datapath
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Limits bound what each Outside peer can take of an interface that all share. A zero field bounds nothing.
+type Limits struct {
+	Bandwidth  int64 // bits per second of WireGuard packets, in each direction
+	Handshakes int   // that a peer may begin in a minute; as many at once after a minute of none
+}
+
+// A peer may exceed its bandwidth for a moment, so that TCP finds the rate: by what passes in BurstTime, or by BurstBytes where that
+// is more.
+const (
+	BurstTime  = 100 * time.Millisecond
+	BurstBytes = 64 << 10
+)
+
+// Limiter is a Datapath that keeps Limits. They may change at any time; what a peer has used stays used.
+type Limiter interface {
+	SetLimits(Limits)
+}
+
+// Grouper is a Datapath that bounds what the addresses of one peer hold together; until it knows which are, it takes each address
+// for a peer.
+type Grouper interface {
+	// GroupBy sets what finds the address that stands for all of a peer's. It must not block.
+	GroupBy(func(netip.Addr) netip.Addr)
+}

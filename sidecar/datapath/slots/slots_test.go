@@ -1,0 +1,92 @@
+package slots
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+)
+
+func address(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 8), 0, byte(n)}) }
+
+// bySite takes the addresses of one 10.n.0.0/16 for one peer's.
+func bySite(a netip.Addr) netip.Addr { b := a.As4(); return netip.AddrFrom4([4]byte{10, b[1]}) }
+
+func TestBounds(t *testing.T) {
+	s := New(5, 2)
+	s.GroupBy(bySite)
+	for i, c := range []struct {
+		address int
+		want    bool
+	}{{1, true}, {2, true}, {3, false}, {0x101, true}, {0x102, true}, {0x103, false}, {0x201, true}, {0x301, false}} {
+		if got := s.Take(address(c.address)); got != c.want {
+			t.Errorf("%d: took %v", i, got)
+		}
+	}
+	s.Give(address(1))
+	if !s.Take(address(3)) {
+		t.Error("what was given back is not there for the peer's next address")
+	}
+	s.SetPerPeer(3)
+	s.Give(address(0x201))
+	if !s.Take(address(4)) {
+		t.Error("the new bound is not kept")
+	}
+	if unbounded := New(0, 0); !unbounded.Take(address(1)) || !unbounded.Take(address(1)) {
+		t.Error("zero is a bound")
+	}
+}
+
+// TestOwnersChange: whoever an address belongs to meanwhile, it gives back to whom it took from, and nothing is left of it.
+func TestOwnersChange(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test wants to be repeatable
+	s := New(40, 7)
+	var taken []netip.Addr
+	for range 20_000 {
+		switch {
+		case r.IntN(50) == 0:
+			n := byte(1 + r.IntN(7))
+			s.GroupBy(func(a netip.Addr) netip.Addr { b := a.As4(); return netip.AddrFrom4([4]byte{10, b[3] % n}) })
+		case r.IntN(2) == 0:
+			if a := address(r.IntN(30)); s.Take(a) {
+				taken = append(taken, a)
+			}
+		case len(taken) > 0:
+			i := r.IntN(len(taken))
+			s.Give(taken[i])
+			taken[i] = taken[len(taken)-1]
+			taken = taken[:len(taken)-1]
+		}
+		for p, n := range s.by {
+			if n < 1 || n > 7 {
+				t.Fatalf("%s has %d", p, n)
+			}
+		}
+		if s.used != len(taken) {
+			t.Fatalf("%d used, %d taken", s.used, len(taken))
+		}
+	}
+	for _, a := range taken {
+		s.Give(a)
+	}
+	s.Give(address(1)) // once too often
+	if s.used != 0 || len(s.by) != 0 || len(s.held) != 0 {
+		t.Errorf("left: %d, %v, %v", s.used, s.by, s.held)
+	}
+}
+
+func TestHeaviest(t *testing.T) {
+	s := New(0, 0)
+	s.GroupBy(bySite)
+	if s.Heaviest()(address(1)) {
+		t.Error("somebody who has nothing")
+	}
+	for _, n := range []int{1, 0x101, 0x102, 0x201} {
+		s.Take(address(n))
+	}
+	heaviest := s.Heaviest()
+	for n, want := range map[int]bool{1: false, 0x101: true, 0x102: true, 0x103: false, 0x201: false} {
+		if heaviest(address(n)) != want {
+			t.Errorf("%s: %v", address(n), !want)
+		}
+	}
+}
