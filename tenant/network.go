@@ -41,6 +41,7 @@ type Network struct {
 	relays   []wire.Relay   // of gateways, by listening port, protocol
 	clients  []netip.Addr   // of gateways, sorted
 	lookups  *wire.Lookups  // of everybody
+	limits   limits
 }
 
 // member is a TunnelMember, parsed.
@@ -82,6 +83,7 @@ func NewNetwork(s State) *Network {
 	}
 	outside := outsidePeers(accepted)
 	n.lookups = lookups(s.Tunnel, accepted)
+	n.limits = peerLimits(s.Tunnel.Spec.Gateway)
 	for _, a := range GatewayAddresses(s.Tunnel, s.Members) {
 		n.shared = append(n.shared, hostPrefix(a))
 	}
@@ -139,6 +141,7 @@ func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
 		out.AllowedIPs = append(out.AllowedIPs, p.Ranges()...)
 	}
 	slices.SortFunc(out.AllowedIPs, netip.Prefix.Compare)
+	out.Owners = numberOwners(out.AllowedIPs, outside)
 	return []wire.Peer{out}
 }
 
@@ -152,7 +155,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 	}
 	if m.gateway {
 		return wire.Config{Interface: wire.Interface{Addresses: n.gatewayInterface(m), MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers), Zone: n.zone,
-			Relays: clip(n.relays), Clients: clip(n.clients), Lookups: n.lookups}, true
+			Relays: clip(n.relays), Clients: clip(n.clients), Lookups: n.lookups, Limits: n.limits.gateway}, true
 	}
 	return wire.Config{
 		Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu},
@@ -162,6 +165,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 		Granted:   m.granted,
 		Grants:    m.grants,
 		Lookups:   n.lookups,
+		Limits:    n.limits.members,
 	}, true
 }
 

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -70,13 +71,19 @@ func (s source) state() State {
 		return v1alpha1.EgressHost{Host: pick(s, s.name(), "db.corp", "a.db.corp", ""), Address: s.address(), Ports: some(s, 4, s.apiPort)}
 	})
 	t.Spec.DNS = s.dns()
-	t.Spec.Gateway = pick(s, nil, &v1alpha1.Gateway{})
+	t.Spec.Gateway = pick(s, nil, &v1alpha1.Gateway{}, &v1alpha1.Gateway{Limits: s.limits()})
 	t.Spec.Policy = s.policy()
 	if s.Intn(2) == 0 {
 		mtu := int32(1280 + s.Intn(7000))
 		t.Spec.MTU = &mtu
 	}
 	return State{Tunnel: t, Members: some(s, 15, s.member), Peers: some(s, 10, s.peer), Services: some(s, 8, s.service), EndpointSlices: some(s, 8, s.slice)}
+}
+
+func (s source) limits() v1alpha1.GatewayLimits {
+	bandwidth := pick(s, resource.MustParse("20M"), resource.MustParse("1"), resource.MustParse("-5k"), resource.MustParse("9E"), resource.MustParse("0.5"))
+	return v1alpha1.GatewayLimits{BandwidthPerPeer: pick(s, nil, &bandwidth), HandshakesPerPeer: pick(s, int32(0), 60, -1, 1<<30),
+		ConnectionsPerPeer: pick(s, int32(0), 1, 5000, 5001), FlowsPerPeer: pick(s, int32(0), 256, -256, 1<<30)}
 }
 
 func (s source) member() v1alpha1.TunnelMember {

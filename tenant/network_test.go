@@ -132,6 +132,9 @@ func text(t *testing.T, c wire.Config) []byte {
 		fmt.Fprintf(&b, "%s %s\n", what, j)
 	}
 	line("interface", c.Interface)
+	if c.Limits != nil {
+		line("limits", c.Limits)
+	}
 	for _, p := range c.Peers {
 		line("peer", p)
 	}

@@ -186,6 +186,7 @@ func (m *member) translate(c wire.Config) desired {
 	m.translateRelays(&d, c)
 	d.admission = newAdmission(c)
 	m.serveZone(&d, c.Zone)
+	m.translateLimits(&d, c)
 	return d
 }
 

@@ -36,6 +36,8 @@ type desired struct {
 	proxies   relay.Proxies
 	zone      *dns.Zone // nil: no names are answered for
 	lookups   resolve.Config
+	limits    wire.Limits
+	owners    *owners // nil: each peer is one
 }
 
 type inboundPort struct {
@@ -103,6 +105,9 @@ func (p *plane) apply(d desired) error {
 
 func (p *plane) applyLocked(d desired) error {
 	p.wanted = d
+	if d.owners == nil {
+		d.owners = allOwners(d.peers)
+	}
 	p.admission.Store(&d) // before the device knows the peers: an outside one must not be taken for a member for a moment
 	d.peers = p.located(d)
 	var keptOut map[key.Public]wire.KeptOut
@@ -126,12 +131,16 @@ func (p *plane) applyDevice(d desired) error {
 			return fmt.Errorf("open device: %w", err)
 		}
 		p.device, p.has = dev, desired{iface: d.iface}
+		if g, ok := dev.(datapath.Grouper); ok {
+			g.GroupBy(p.peerOf)
+		}
 		p.resolver.Start(dev)
-		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU,
+		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU, PeerOf: p.peerOf,
 			AllowInbound: func(src netip.Addr, port uint16, protocol relay.Protocol) bool {
 				return p.admission.Load().admits(src, port, protocol)
 			}})
 	}
+	p.limit(d.limits)
 	upsert, remove := diffPeers(p.has.peers, d.peers)
 	if len(upsert)+len(remove) > 0 {
 		if err := p.device.UpdatePeers(upsert, remove); err != nil {

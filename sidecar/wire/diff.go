@@ -63,6 +63,7 @@ func Diff(from, to Config) Delta {
 	d.Granted = diffPorts(from.Granted, to.Granted)
 	d.diffGrants(from.Grants, to.Grants)
 	d.Zone = diffZone(from.Zone, to.Zone)
+	d.Limits = diffLimits(from.Limits, to.Limits)
 	d.diffRelays(from, to)
 	d.Lookups = diffLookups(from.Lookups, to.Lookups)
 	return d
@@ -99,14 +100,14 @@ func merge[T any](a, b []T, compare func(T, T) int, upsert, remove func(T)) {
 // IsEmpty says whether the delta changes nothing.
 func (d Delta) IsEmpty() bool {
 	return d.Interface == nil && len(d.UpsertPeers) == 0 && len(d.RemovePeers) == 0 &&
-		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil && d.keepsRelays() &&
-		d.keepsGrants() && d.Lookups == nil
+		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil && d.Limits == nil &&
+		d.keepsRelays() && d.keepsGrants() && d.Lookups == nil
 }
 
 // Apply returns the configuration that the delta leads to. The receiver is not changed. The result is validated, so that a
 // garbled delta never reaches a device.
 func (c Config) Apply(d Delta) (Config, error) {
-	out := Config{Interface: c.Interface, Inbound: c.Inbound, Granted: c.Granted, Zone: c.Zone}
+	out := Config{Interface: c.Interface, Inbound: c.Inbound, Granted: c.Granted, Zone: c.Zone, Limits: d.Limits.applied(c.Limits)}
 	if d.Interface != nil {
 		out.Interface = *d.Interface
 	}

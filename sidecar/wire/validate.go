@@ -56,6 +56,9 @@ func (c Config) Validate() error {
 	if err := c.Zone.validate(); err != nil {
 		return err
 	}
+	if err := c.Limits.validate(); err != nil {
+		return err
+	}
 	if err := c.validateRelays(); err != nil {
 		return err
 	}
@@ -94,6 +97,9 @@ func validatePeers(peers []Peer) error {
 		}
 		if p.PresharedKey != "" && !IsPresharedName(p.PresharedKey) {
 			return fmt.Errorf("peers[%d].presharedKey: %.80q is not the name of a Secret's entry", i, p.PresharedKey)
+		}
+		if err := p.validateOwners(); err != nil {
+			return fmt.Errorf("peers[%d].owners: %w", i, err)
 		}
 		for _, a := range p.Ranges() {
 			if !a.IsValid() || a != a.Masked() || a.Addr().Is4In6() {

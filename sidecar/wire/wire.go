@@ -117,6 +117,8 @@ type Config struct {
 	Grants    []Grant   `json:"grants,omitempty"`   // by ports: those of Inbound that only some outside peers reach
 
 	Zone *Zone `json:"zone,omitempty"` // of a gateway: the names that it answers for
+	// Limits bound what one outside peer can take; nil: nothing was said.
+	Limits *Limits `json:"limits,omitempty"`
 	// Of a gateway: what it carries for pods without a sidecar, and for which.
 	Relays  []Relay      `json:"relays,omitempty"`  // by listening port, protocol
 	Clients []netip.Addr `json:"clients,omitempty"` // sorted; nobody else may use the relays
@@ -141,6 +143,9 @@ type Peer struct {
 	Outside          bool           `json:"outside,omitempty"`          // not a member: default deny, it reaches what is granted
 	KeepaliveSeconds int            `json:"keepaliveSeconds,omitempty"` // 0: off
 	PresharedKey     string         `json:"presharedKey,omitempty"`     // the name of it, for a gateway to find; empty: none
+	// Owners says which of AllowedIPs are one outside peer's, where a gateway stands for many: those with the same number, which
+	// means nothing beyond this list. Empty: all are one's.
+	Owners []int `json:"owners,omitempty"`
 }
 
 // Protocol of a port.
@@ -197,6 +202,7 @@ type Delta struct {
 	UpsertGrants  []Grant        `json:"upsertGrants,omitempty"`
 	RemoveSources []netip.Prefix `json:"removeSources,omitempty"` // of grants
 	Zone          *Zone          `json:"zone,omitempty"`          // replaces the whole zone
+	Limits        *Limits        `json:"limits,omitempty"`        // replaces all limits; without a field, there are none any more
 	UpsertRelays  []Relay        `json:"upsertRelays,omitempty"`
 	RemoveRelays  []Port         `json:"removeRelays,omitempty"` // by their doors
 	AddClients    []netip.Addr   `json:"addClients,omitempty"`

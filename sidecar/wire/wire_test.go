@@ -92,6 +92,7 @@ func (g generator) config() Config {
 		g.gateway(&c)
 	}
 	g.lookups(&c)
+	g.limits(&c)
 	c.Sort()
 	return c
 }

@@ -25,6 +25,10 @@ type Gateway struct {
 	// resources of each pod's container. Left out, they are a sidecar's.
 	// +optional
 	Resources *GatewayResources `json:"resources,omitempty"`
+	// limits are what one outside peer may take of what all share. Changes take effect on what runs.
+	// +kubebuilder:default={}
+	// +optional
+	Limits GatewayLimits `json:"limits,omitempty"`
 }
 
 // GatewayResources are a gateway container's.

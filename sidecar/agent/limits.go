@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"net/netip"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+)
+
+// limit holds outside peers to what they may take: packets and handshakes at the device, where it can, the rest at the relay.
+func (p *plane) limit(l wire.Limits) {
+	if d, ok := p.device.(datapath.Limiter); ok {
+		d.SetLimits(datapath.Limits{Bandwidth: l.Bandwidth, Handshakes: l.Handshakes})
+	}
+	p.relay.SetPeerLimits(l.Connections, l.Flows)
+}
+
+// peerOf is the address that stands for all of a peer's, for whoever counts what peers hold.
+func (p *plane) peerOf(a netip.Addr) netip.Addr {
+	d := p.admission.Load()
+	if d == nil {
+		return a
+	}
+	return d.owners.peerOf(a)
+}
+
+// translateLimits takes what one outside peer may have, and which addresses are one's.
+func (m *member) translateLimits(d *desired, c wire.Config) {
+	if c.Limits != nil {
+		d.limits = *c.Limits
+	}
+	var groups [][]netip.Prefix
+	for _, p := range c.Peers {
+		groups = append(groups, ownersOf(p)...)
+	}
+	d.owners = newOwners(groups)
+}
