@@ -66,6 +66,7 @@ type Engine struct {
 	index   index
 	letters chan *letter
 	loaded  atomic.Int64 // instant until which cookies are asked for
+	senders senders
 	limiter func() *ratelimiter.Ratelimiter
 	hub     atomic.Pointer[hub]    // nil: nothing is passed on
 	limits  atomic.Pointer[limits] // nil: peers may take what they can

@@ -187,8 +187,14 @@ type letter struct {
 
 func (l *letter) bytes() []byte { return l.text[:l.size] }
 
-// post hands a handshake message to a worker; one too many is lost, and will be asked again.
+// post hands a handshake message to a worker; one too many is lost, and will be asked again. Under load that is the reader's to decide, for
+// next to nothing: a worker that is always busy keeps the reader of data from its CPU.
 func (e *Engine) post(msg []byte, from *endpoint) {
+	now := e.now()
+	if len(e.letters) == cap(e.letters) || e.underLoad(now) && !e.senders.admits(now, from.to) {
+		e.count.handshakesLost.Add(1)
+		return
+	}
 	l := &letter{size: len(msg), from: from}
 	copy(l.text[:], msg)
 	select {

@@ -2,6 +2,9 @@ package wireguard
 
 import (
 	"errors"
+	"hash/maphash"
+	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -157,4 +160,32 @@ func (a *account) charge(bytes int) {
 	if a.rate.bits != 0 {
 		a.left -= a.rate.cost(bytes)
 	}
+}
+
+// senders bounds, under load, the handshake messages of one address and port that are looked at: a hundred a second, and fifty at once. Not of
+// an address: who floods may share it with a peer, or pretend to. They share buckets by a hash that nobody else knows.
+type senders struct {
+	once    sync.Once
+	seed    maphash.Seed
+	buckets [4096]bucket
+}
+
+const (
+	senderCost  = 10 * time.Millisecond
+	senderBurst = 50 * senderCost
+)
+
+// admits counts one more message; false if it is one too many.
+func (s *senders) admits(now instant, from netip.AddrPort) bool {
+	s.once.Do(func() { s.seed = maphash.MakeSeed() })
+	if from.Addr().Is6() {
+		p, _ := from.Addr().Prefix(64) // never fails; one host may have them all
+		from = netip.AddrPortFrom(p.Addr(), from.Port())
+	}
+	b := &s.buckets[maphash.Comparable(s.seed, from)%uint64(len(s.buckets))]
+	if b.room(now, senderBurst) < senderCost {
+		return false
+	}
+	b.spend(now, senderCost)
+	return true
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -245,5 +246,50 @@ func TestHandshakeLimit(t *testing.T) {
 		}
 		h.ofA.remove()
 		h.ofB.remove()
+	})
+}
+
+// TestHandshakeFlood: under load one sender has no more than its share looked at, whatever it sends, and others have theirs.
+func TestHandshakeFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := bare(nil)
+		msg := make([]byte, initiationSize)
+		post := func(n int, from string) (taken int) {
+			before := len(e.letters)
+			for range n {
+				e.post(msg, &endpoint{to: netip.MustParseAddrPort(from)})
+			}
+			return len(e.letters) - before
+		}
+		const most = int(senderBurst / senderCost)
+		if got := post(10_000, "192.0.2.1:1"); got != cap(e.letters)/8+most {
+			t.Errorf("of a flood %d messages wait, want those before there is load, %d, and %d", got, cap(e.letters)/8, most)
+		}
+		if got := post(10, "192.0.2.2:1"); got != 10 {
+			t.Errorf("of another's 10 messages %d wait", got)
+		}
+		if got := post(10, "192.0.2.1:2"); got != 10 {
+			t.Errorf("of 10 from another port of the address %d wait", got)
+		}
+		if got := post(200, "[2001:db8::1]:1") + post(200, "[2001:db8::2]:1"); got != most {
+			t.Errorf("of two addresses of one host %d messages wait, want %d", got, most)
+		}
+		pass(100 * time.Millisecond)
+		if got := post(100, "192.0.2.1:1"); got != 10 {
+			t.Errorf("a tenth of a second later %d messages wait, want 10", got)
+		}
+		for len(e.letters) > 0 {
+			<-e.letters
+		}
+		pass(2 * time.Second)
+		if got := post(100, "192.0.2.1:1"); got != 100 {
+			t.Errorf("without load %d of 100 messages wait", got)
+		}
+		for len(e.letters) < cap(e.letters) {
+			e.letters <- nil
+		}
+		if got := post(10, "192.0.2.3:1"); got != 0 {
+			t.Errorf("%d messages more than there is room for", got)
+		}
 	})
 }
