@@ -1,0 +1,50 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+)
+
+// TestLimitsFollow: limits are kept as soon as they are told, without a restart and without a thought for what is open, and go again.
+func TestLimitsFollow(t *testing.T) {
+	l, s := joined(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	held, err := l.far.DialTCP(ctx, netip.AddrPortFrom(memberAddress.Addr(), l.echo))
+	must(t, err)
+	defer held.Close()
+
+	limited := l.config()
+	limited.Limits = &wire.Limits{Connections: 1, Bandwidth: wire.MinBandwidth}
+	limited.Peers[0].Outside, limited.Granted = true, limited.Inbound
+	s.send(t, delta(l.config(), limited))
+	eventually(t, "no second connection", func() error {
+		if l.echoes() == nil {
+			return errors.New("it was carried")
+		}
+		return nil
+	})
+	_, err = held.Write(make([]byte, 200<<10))
+	must(t, err)
+	eventually(t, "packets above the bandwidth are dropped", func() error {
+		_, text, err := l.health("/metrics")
+		if err == nil && (!strings.Contains(text, `reason="ReceiveLimit"`) || strings.Contains(text, `reason="ReceiveLimit"} 0`)) {
+			err = errors.New("none was")
+		}
+		return err
+	})
+
+	s.send(t, delta(limited, l.config()))
+	l.carries(t)
+	_ = held.SetDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(held, make([]byte, 200<<10)); err != nil {
+		t.Errorf("what was open is lost: %v", err)
+	}
+}
