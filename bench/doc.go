@@ -7,6 +7,7 @@
 //	load           streams, requests, connections, datagrams, and what arrives of them
 //	impair         a bad network in user space: loss, delay, reordering, a bottleneck
 //	noise          WireGuard handshake initiations by the thousand
+//	hostile        what a peer of a gateway gets beside one that floods
 //
 // # How a figure comes about
 //

@@ -11,7 +11,7 @@ type Limits struct {
 	Handshakes int   // that a peer may begin in a minute; as many at once after a minute of none
 }
 
-// A peer may exceed its bandwidth for a moment, so that TCP finds the rate: by what passes in BurstTime, or by BurstBytes where that
+// A peer may exceed its bandwidth for a moment: by what passes in BurstTime, or by BurstBytes where that
 // is more.
 const (
 	BurstTime  = 100 * time.Millisecond

@@ -113,7 +113,7 @@ func (p *peer) mayBegin(now instant) bool {
 }
 
 // affords leaves of a batch what may be sent to the peer now, and counts that as sent; false, and the batch is gone, if nothing may. What
-// is dropped is the end of it: TCP finds its rate by that. A keepalive costs nothing, or a peer in debt would think that we are gone.
+// is dropped is the end of it. A keepalive costs nothing, or a peer in debt would think that we are gone.
 func (p *peer) affords(now instant, b *Batch) bool {
 	l := p.held()
 	if l == nil || l.bandwidth.bits == 0 || b.keepalive {
