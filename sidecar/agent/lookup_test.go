@@ -98,7 +98,7 @@ func connectBy(proxy netip.AddrPort, to string) (net.Conn, int, error) {
 	if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\n", to); err != nil {
 		return nil, 0, err
 	}
-	r, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: http.MethodConnect}) //nolint:bodyclose // it has none
+	r, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: http.MethodConnect})
 	if err != nil {
 		return nil, 0, err
 	}
