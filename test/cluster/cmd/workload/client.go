@@ -66,6 +66,7 @@ func get(ctx context.Context, args []string) error {
 	n := fs.Int("n", 1, "how often to get every URL")
 	interval := fs.Duration("interval", 0, "pause between rounds")
 	timeout := fs.Duration("timeout", 10*time.Second, "timeout of a request")
+	every := fs.Duration("every", 0, "begin a request so often, whatever became of those before; the first URL only, until told to end")
 	var proxy *url.URL
 	fs.Func("proxy", "proxy to ask, socks5://HOST:PORT or http://HOST:PORT", func(s string) (err error) {
 		proxy, err = url.Parse(s)
@@ -74,6 +75,10 @@ func get(ctx context.Context, args []string) error {
 	_ = fs.Parse(args)
 	if fs.NArg() == 0 {
 		return errors.New("no URL")
+	}
+
+	if *every > 0 {
+		return getEvery(ctx, *every, newClient(*timeout, proxy), fs.Arg(0))
 	}
 
 	var failed error
@@ -95,6 +100,26 @@ func get(ctx context.Context, args []string) error {
 		}
 	}
 	return failed
+}
+
+// getEvery says of each request, when it is over, when it began and what became of it.
+func getEvery(ctx context.Context, every time.Duration, c *http.Client, url string) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		go func() {
+			began, result := time.Now(), "OK"
+			if _, _, err := getOne(ctx, c, url); err != nil {
+				result = "ERR " + err.Error()
+			}
+			fmt.Printf("%s %d %s\n", began.Format(time.RFC3339Nano), time.Since(began).Milliseconds(), result)
+		}()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 func getOne(ctx context.Context, c *http.Client, url string) (int, string, error) {

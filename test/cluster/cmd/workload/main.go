@@ -3,12 +3,13 @@
 //
 //	workload serve ROLE=ADDRESS...   roles: http tcp-echo udp-echo sink half-close reset dns; "serve" alone is http=:8080
 //	workload get [-n N] [-interval D] [-timeout D] [-proxy URL] URL...    one line for each request
+//	workload get -every D [-timeout D] URL     begins a request so often, without waiting for those before: BEGAN MILLISECONDS OK|ERR
 //	workload download URL                      reads a body and tells its length and hash (http role: /download?bytes=N)
 //	workload upload URL N                      posts N bytes and compares the hash (http role: /upload)
 //	workload send ADDRESS N                    sends N bytes to a sink, half-closes and compares the hash it answers
 //	workload half-close ADDRESS N              the server closes its direction first, then gets N bytes all the same
 //	workload reset ADDRESS                     the server resets the connection; succeeds when that is what is seen
-//	workload tcp-ping|udp-ping [-interval D] [-duration D] [-size N] ADDRESS     echoes on one socket: loss, gaps, times
+//	workload tcp-ping|udp-ping [-interval D] [-duration D] [-size N] [-gaps D] ADDRESS     echoes on one socket: loss, gaps, times
 //	workload dns-set ADDRESS NAME [IP...]      tells a server of the role dns what a name is from now on
 //	workload lookup [-server ADDRESS] NAME...   workload sleep [DURATION]   workload exit [CODE]
 //

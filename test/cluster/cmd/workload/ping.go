@@ -26,6 +26,8 @@ type pinger struct {
 	last     time.Time
 	maxGap   time.Duration
 	repeated int
+	next     uint64 // after the highest number seen
+	gaps     time.Duration
 }
 
 // ping sends one message each interval, waits up to five seconds for the last echoes, and fails if one was lost.
@@ -34,6 +36,7 @@ func ping(ctx context.Context, network string, args []string) error {
 	interval := fs.Duration("interval", 100*time.Millisecond, "time between messages")
 	duration := fs.Duration("duration", 5*time.Second, "how long to send")
 	size := fs.Int("size", 64, "bytes in a message, at least 8")
+	gaps := fs.Duration("gaps", 0, "print each silence that is longer, and twice a second how much has come; 0: print only the result")
 	_ = fs.Parse(args)
 	if fs.NArg() != 1 || *size < 8 || *interval <= 0 {
 		return errors.New("want ADDRESS, a size of at least 8 and an interval")
@@ -44,7 +47,12 @@ func ping(ctx context.Context, network string, args []string) error {
 	}
 	defer func() { _ = c.Close() }()
 
-	p := &pinger{conn: c, size: *size, seen: map[uint64]bool{}, last: time.Now()}
+	p := &pinger{conn: c, size: *size, seen: map[uint64]bool{}, last: time.Now(), gaps: *gaps}
+	if *gaps > 0 {
+		progress := time.NewTicker(500 * time.Millisecond)
+		defer progress.Stop()
+		go p.tell(progress.C)
+	}
 	received := make(chan error, 1)
 	go func() { received <- p.receive() }()
 	sendErr := p.send(ctx, *interval, *duration)
@@ -104,8 +112,42 @@ func (p *pinger) note(n uint64, now time.Time) {
 	}
 	p.seen[n] = true
 	p.rtts = append(p.rtts, now.Sub(p.sentAt[n]))
-	p.maxGap = max(p.maxGap, now.Sub(p.last))
-	p.last = now
+	silent := now.Sub(p.last)
+	if p.gaps > 0 && silent > p.gaps {
+		fmt.Printf("SILENT until %s for %dms, %d not come\n", now.Format(time.RFC3339Nano), silent.Milliseconds(), max(n, p.next)-p.next)
+	}
+	p.maxGap = max(p.maxGap, silent)
+	p.last, p.next = now, max(p.next, n+1)
+}
+
+// tell prints how much has come.
+func (p *pinger) tell(tick <-chan time.Time) {
+	for now := range tick {
+		p.mu.Lock()
+		fmt.Printf("SEEN at %s %d of %d\n", now.Format(time.RFC3339Nano), len(p.seen), len(p.sentAt))
+		p.mu.Unlock()
+	}
+}
+
+// longestLoss is the longest run of messages in a row that did not come: from when the first of them was sent until the next that came
+// was, or the last of all.
+func (p *pinger) longestLoss() (longest time.Duration) {
+	var began time.Time
+	for n, at := range p.sentAt {
+		switch {
+		case p.seen[uint64(n)]:
+			began = time.Time{}
+			continue
+		case began.IsZero():
+			began = at
+		}
+		end := at
+		if n+1 < len(p.sentAt) {
+			end = p.sentAt[n+1]
+		}
+		longest = max(longest, end.Sub(began))
+	}
+	return longest
 }
 
 func (p *pinger) lost() int {
@@ -125,7 +167,7 @@ func (p *pinger) report(err error) error {
 	}
 	printJSON(map[string]any{
 		"sent": len(p.sentAt), "received": len(p.seen), "lost": lost, "repeated": p.repeated, "error": errorString(err),
-		"maxGapMs": p.maxGap.Seconds() * 1000, "p50Ms": quantile(0.5), "p99Ms": quantile(0.99),
+		"longestLossMs": p.longestLoss().Seconds() * 1000, "maxGapMs": p.maxGap.Seconds() * 1000, "p50Ms": quantile(0.5), "p99Ms": quantile(0.99),
 	})
 	if err != nil || lost > 0 {
 		return errReported
