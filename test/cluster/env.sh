@@ -7,6 +7,7 @@ CACHE=${TENANTWIRE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tenantwire}
 NAME=${TW_NAME:-twk8s}                    # prefix of the cluster's network namespaces and cgroups
 STATE=${TW_STATE:-$CACHE/clusters/$NAME}  # all that the cluster writes; down.sh removes it
 NODES=${TW_NODES:-1}
+SPARE=2                                   # nodes that add-node.sh may add later
 PORT=${TW_PORT:-}                         # loopback port of the API server; by default 16443, or a free one if that is taken
 PROXY_MODE=${TW_PROXY_MODE:-nftables}
 NODE_NET=10.60.0                          # node i is $NODE_NET.(10+i); only ever inside the cluster's own namespaces

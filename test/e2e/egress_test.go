@@ -25,6 +25,7 @@ type site struct {
 	// preshared is in the file psk, for those peers that are to have it.
 	preshared key.Preshared
 	address   string
+	node      string // where it runs; empty: anywhere
 }
 
 const siteAddress = "192.168.10.20"
@@ -64,6 +65,7 @@ health: 0.0.0.0:8090
 `, s.address, more)}})
 	p := kit.Pod(name, "serve", "http=127.0.0.1:8080", "udp-echo=127.0.0.1:5353")
 	p.Labels["site"] = "office"
+	p.Spec.NodeName = s.node
 	p.Spec.SecurityContext.FSGroup = ptr.To[int64](1000)
 	p.Spec.Volumes = []corev1.Volume{{Name: "config", VolumeSource: corev1.VolumeSource{
 		Secret: &corev1.SecretVolumeSource{SecretName: name, DefaultMode: ptr.To[int32](0o400)}}}}

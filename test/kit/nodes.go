@@ -178,6 +178,18 @@ func KillSidecar(t T, p *corev1.Pod) {
 	})
 }
 
+// KillContainer ends what runs in a pod's container as a crash would, and does not wait for it to come back.
+func KillContainer(t T, p *corev1.Pod, container string) {
+	t.Helper()
+	Eventually(t, Deadline, "container "+container+" in "+p.Name, func() error {
+		k, err := runningTask(t.Context(), p, container)
+		if err == nil {
+			_, err = nodeExec(t.Context(), p.Spec.NodeName, "kill", "-KILL", k.pid)
+		}
+		return err
+	})
+}
+
 // WaitSidecarRestart waits until the kubelet reports a pod's sidecar running again in another container than before.
 func (n *Namespace) WaitSidecarRestart(before *corev1.Pod) *corev1.Pod {
 	n.T.Helper()
