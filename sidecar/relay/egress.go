@@ -177,14 +177,13 @@ type egressTCP struct {
 }
 
 func (s *egressSide) openTCP(e Egress) (egressDoor, error) {
-	// With keepalive: clients are on other hosts, and may vanish.
-	ln, err := (&net.ListenConfig{}).Listen(s.r.ctx, "tcp"+family(e.Listen.Addr()), e.Listen.String())
+	ln, err := s.r.opts.Ahead.takeTCP(s.r.ctx, e.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", e.Listen, err)
 	}
 	t := &egressTCP{side: s}
 	t.state.Store(s.state(e.forward()))
-	if t.door, err = s.r.newDoor(ln.(*net.TCPListener), func() *meter { return t.state.Load().meter }, t.handle); err != nil {
+	if t.door, err = s.r.newDoor(ln, func() *meter { return t.state.Load().meter }, t.handle); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -257,7 +256,11 @@ func (t *egressTCP) carry(ctx context.Context, c localStream, st *forwardState, 
 type egressUDP struct{ *udpForward }
 
 func (s *egressSide) openUDP(e Egress) (egressDoor, error) {
-	u, err := s.r.openUDP(e.Listen, s.state(e.forward()), e.Port, &udpGate{side: s, flows: slots.New(0, s.r.opts.Limits.FlowsPerPeer)})
+	conn, err := s.r.opts.Ahead.takeUDP(s.r.ctx, e.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", e.Listen, err)
+	}
+	u, err := s.r.newUDP(conn, s.state(e.forward()), e.Port, &udpGate{side: s, flows: slots.New(0, s.r.opts.Limits.FlowsPerPeer)})
 	if err != nil {
 		return nil, err
 	}

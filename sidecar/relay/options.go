@@ -20,6 +20,8 @@ type Options struct {
 	// MTU is the tunnel's inner MTU in bytes, for the size of a bulk write; zero: 1420.
 	MTU    int
 	Limits Limits
+	// Ahead holds ports of SetEgress that are open already; nil: none is.
+	Ahead *Ahead
 }
 
 // Limits bounds what a Relay holds. A zero field takes its default.

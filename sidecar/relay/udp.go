@@ -29,15 +29,15 @@ type udpForward struct {
 }
 
 func (r *Relay) openUDPForward(f Forward) (listener, error) {
-	return r.openUDP(f.Listen, r.forwardState(f), f.Listen.Port(), nil)
+	conn, err := listenUDP(r.ctx, f.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", f.Listen, err)
+	}
+	return r.newUDP(conn, r.forwardState(f), f.Listen.Port(), nil)
 }
 
-// openUDP binds at. port is that of the host behind it.
-func (r *Relay) openUDP(at netip.AddrPort, st *forwardState, port uint16, gate *udpGate) (*udpForward, error) {
-	conn, err := listenUDP(r.ctx, at)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", at, err)
-	}
+// newUDP serves a socket, which is its own from then on. port is that of the host behind it.
+func (r *Relay) newUDP(conn *net.UDPConn, st *forwardState, port uint16, gate *udpGate) (*udpForward, error) {
 	u := &udpForward{r: r, conn: conn, table: newFlowTable[netip.AddrPort](r.opts.Limits.idleFor(port), r.opts.Limits.Flows), gate: gate}
 	u.ctx, u.cancel = r.context()
 	u.state.Store(st)
