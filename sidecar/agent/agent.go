@@ -53,6 +53,7 @@ type Options struct {
 	Relays        bool            // a gateway: other pods may come in by the pod's address, as the coordinator says
 	MaySend       func() bool     // asked before anything leaves; nil: always
 	Active        <-chan struct{} // closed when this process may carry traffic; until then it stands by. Nil: at once
+	Soon          <-chan bool     // with Active: says that this will be soon, and when it will not be after all; nil: nobody knows
 	Prepared      func()          // called once, while it stands by, when it knows enough to become active; nil: nobody
 	Handover      Handover        // with Active: where peers are, from who was active before, and for who will be; nil: nobody
 	Drain         time.Duration   // how long open connections may finish after SIGTERM

@@ -35,10 +35,8 @@ const settling = time.Minute
 
 // awaitTurn stands by until this process is the one to carry traffic. An error means that it cannot.
 func (m *member) awaitTurn(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-m.Active:
+	if err := m.awaitActive(ctx); err != nil {
+		return err
 	}
 	var known map[key.Public]netip.AddrPort
 	if m.Handover != nil {
@@ -82,7 +80,9 @@ func (p *plane) activate(known map[key.Public]netip.AddrPort) error {
 			told.peers[k] = peer
 		}
 	}
-	if err := p.applyLocked(*told); err != nil {
+	err := p.applyLocked(*told)
+	p.ahead.Close() // what the relay did not take over
+	if err != nil {
 		return err
 	}
 	return p.greet(slices.Collect(maps.Values(p.has.peers))...)

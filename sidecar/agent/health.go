@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// health serves /healthz (the process runs), /readyz (the data path is up) and /metrics.
+// health serves /healthz (the process runs), /readyz (the data path is up, or about to be) and /metrics.
 type health struct {
 	server *http.Server
 	done   chan struct{}
@@ -33,11 +34,12 @@ func listenHealth(addr string, p *plane) (*health, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if up, why := p.up(); !up {
+		ready, why := p.ready()
+		if !ready {
 			http.Error(w, why, http.StatusServiceUnavailable)
 			return
 		}
-		_, _ = fmt.Fprintln(w, "data path up")
+		_, _ = fmt.Fprintln(w, cmp.Or(why, "data path up"))
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
 	h := &health{done: make(chan struct{}), server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,

@@ -72,6 +72,8 @@ type plane struct {
 	standby  bool       // another process carries: nothing is opened
 	tookOver bool       // another process carried before: peers are told
 	told     *desired   // while standing by: what to do once that is over
+	expected bool       // that will be soon: others may be led here
+	ahead    relay.Ahead
 	device   datapath.Datapath
 	relay    *relay.Relay
 	wanted   desired // what was told, without what is found here
@@ -135,7 +137,7 @@ func (p *plane) applyDevice(d desired) error {
 			g.GroupBy(p.peerOf)
 		}
 		p.resolver.Start(dev)
-		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU, PeerOf: p.peerOf,
+		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU, PeerOf: p.peerOf, Ahead: &p.ahead,
 			AllowInbound: func(src netip.Addr, port uint16, protocol relay.Protocol) bool {
 				return p.admission.Load().admits(src, port, protocol)
 			}})
@@ -284,6 +286,7 @@ func (p *plane) drain(ctx context.Context) {
 func (p *plane) close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.ahead.Close()
 	if p.device == nil {
 		return nil
 	}

@@ -178,6 +178,71 @@ func TestRelays(t *testing.T) {
 	l.stop(t)
 }
 
+// Who is about to take over is ready, and who connects waits until it has. When nothing comes of it, it is as before.
+func TestAboutToTakeOver(t *testing.T) {
+	l := newLab(t)
+	l.serveFar(t)
+	active, soon := make(chan struct{}), make(chan bool)
+	l.opts.Active, l.opts.Soon, l.opts.Relays, l.opts.KeyFile = active, soon, true, filepath.Join(t.TempDir(), "private")
+	must(t, os.WriteFile(l.opts.KeyFile, []byte(key.NewPrivate().Reveal()+"\n"), 0o600))
+	c := l.config()
+	c.Inbound, c.Interface.Hub, c.Peers[0].Outside, c.Clients = nil, true, true, []netip.Addr{netip.MustParseAddr("127.0.0.2")}
+	c.Relays = []wire.Relay{{Listen: freePort(t, "tcp"), ServiceID: wire.ServiceID{Name: "db", Port: 5432, Protocol: wire.TCP}, Target: netip.AddrPortFrom(farAddress.Addr(), 5432)}}
+	at := netip.AddrPortFrom(l.opts.PodIP, c.Relays[0].Listen)
+	prepared := make(chan struct{})
+	l.opts.Prepared = func() { close(prepared) }
+	l.start(t)
+	l.c.next(t, "").send(t, snapshot(c))
+	<-prepared
+	says := func(want string) {
+		t.Helper()
+		eventually(t, "ready: "+want, func() error {
+			if _, text, err := l.health("/readyz"); err != nil || !strings.Contains(text, want) {
+				return fmt.Errorf("%q %w", text, err)
+			}
+			return nil
+		})
+	}
+	early := func() net.Conn {
+		t.Helper()
+		c, err := podAt("127.0.0.2", "tcp", at)
+		must(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		_, err = io.WriteString(c, "early")
+		must(t, err)
+		return c
+	}
+
+	soon <- true
+	says("about to take over")
+	inVain := early()
+	soon <- false
+	says("stands by")
+	must(t, inVain.SetDeadline(time.Now().Add(patience)))
+	if n, err := inVain.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes from nobody", n)
+	}
+	if c, err := podAt("127.0.0.2", "tcp", at); err == nil {
+		_ = c.Close()
+		t.Error("it listens while it stands by")
+	}
+
+	soon <- true
+	says("about to take over")
+	if up, why := l.far.Peers(); up[0].RxBytes != 0 {
+		t.Errorf("it sends before its turn: %v", why)
+	}
+	waits := early()
+	close(active)
+	says("data path up")
+	must(t, waits.SetDeadline(time.Now().Add(patience)))
+	b := make([]byte, 5)
+	if _, err := io.ReadFull(waits, b); err != nil || string(b) != "early" {
+		t.Errorf("%q %v", b, err)
+	}
+	l.stop(t)
+}
+
 // A member's pod opens nothing to others, even if it is told to.
 func TestMembersDoNotRelay(t *testing.T) {
 	l := newLab(t)
