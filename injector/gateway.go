@@ -143,7 +143,7 @@ func (g *gateway) pod() corev1.PodSpec {
 		ServiceAccountName:            g.name,
 		AutomountServiceAccountToken:  ptr.To(true),
 		EnableServiceLinks:            ptr.To(false),
-		TerminationGracePeriodSeconds: ptr.To[int64](15),
+		TerminationGracePeriodSeconds: ptr.To[int64](30), // it lingers for 20 at most
 		SecurityContext:               &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 		Containers:                    []corev1.Container{g.container()},
 		Volumes: append(volumes(), corev1.Volume{Name: keyVolume, VolumeSource: corev1.VolumeSource{

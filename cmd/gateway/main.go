@@ -57,7 +57,7 @@ the lease says; the others stand by. POD_IP, POD_NAME and POD_NAMESPACE say who 
 	p.StringVar(&f.Lease, "lease", "", "name of the Lease in the pod's namespace that says which pod is active")
 	p.Uint16Var(&f.ListenPort, "listen-port", 51820, "outer UDP port")
 	p.Uint16Var(&f.HealthPort, "health-port", 51821, "TCP port of /healthz, /readyz and /metrics")
-	p.DurationVar(&f.Linger, "linger", 5*time.Second, "how long the active pod carries on after SIGTERM, while another may be starting")
+	p.DurationVar(&f.Linger, "linger", 20*time.Second, "how long the active pod carries on at most after SIGTERM, while another may be starting")
 	p.StringVar(&f.LogLevel, "log-level", "info", "debug, info, warn or error")
 	for _, name := range []string{"coordinator", "key-file", "lease"} {
 		if err := c.MarkFlagRequired(name); err != nil {

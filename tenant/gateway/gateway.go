@@ -28,12 +28,12 @@ import (
 
 // Options are a gateway pod's.
 type Options struct {
-	Agent     agent.Options // all but Active, Prepared, MaySend and Handover
+	Agent     agent.Options // all but Active, Soon, Prepared, MaySend and Handover
 	Namespace string        // of the pod and its Lease
 	Lease     string        // name of the Lease, which exists
 	Identity  string        // the pod's name
 	Timing    Timing
-	// Linger is how long the active pod carries on after it was told to end: who takes over may just be starting.
+	// Linger is how long the active pod carries on at most after it was told to end: who takes over may just be starting.
 	Linger time.Duration
 	Log    *slog.Logger
 }
@@ -42,11 +42,15 @@ type Options struct {
 type Timing struct {
 	Lease time.Duration // how long the Lease holds without being renewed; whole seconds, 2 s
 	Renew time.Duration // how long the active pod tries to renew before it ends; less than Lease by what ending takes, 1.3 s
-	Retry time.Duration // between two tries, 300 ms
+	Every time.Duration // between two renewals, 300 ms
+	Retry time.Duration // between two looks at another's Lease, and two tries to renew; up to 2.2 times as long, 100 ms
+	// Notice is how long who takes over is next before the Lease is given back: what a Service takes to follow readiness, 2 s.
+	Notice time.Duration
 }
 
 func (t Timing) orDefault() Timing {
-	return Timing{cmp.Or(t.Lease, 2*time.Second), cmp.Or(t.Renew, 1300*time.Millisecond), cmp.Or(t.Retry, 300*time.Millisecond)}
+	return Timing{cmp.Or(t.Lease, 2*time.Second), cmp.Or(t.Renew, 1300*time.Millisecond), cmp.Or(t.Every, 300*time.Millisecond),
+		cmp.Or(t.Retry, 100*time.Millisecond), cmp.Or(t.Notice, 2*time.Second)}
 }
 
 // errLost ends the process: the next one stands by again.
@@ -90,10 +94,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	defer context.AfterFunc(ctx, func() {
 		select {
 		case <-active:
-			select {
-			case <-time.After(o.Linger):
-			case <-carrying.Done():
-			}
+			lock.leave(carrying, o.Timing.orDefault().Notice, o.Linger)
 		default:
 		}
 		lose(ctx.Err())
@@ -107,7 +108,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 		}
 	})
 	o.Agent.Active, o.Agent.MaySend, o.Agent.Prepared = active, fence.open, func() { close(prepared) }
-	o.Agent.Handover = lock
+	o.Agent.Handover, o.Agent.Soon = lock, lock.soon
 	err = agent.RunMember(carrying, o.Agent)
 	release()
 	wg.Wait()
@@ -128,11 +129,13 @@ func newLease(cfg *rest.Config, o Options, f *fence) (*lease, error) {
 	t := o.Timing.orDefault()
 	cfg = rest.CopyConfig(cfg)
 	cfg.Timeout = t.Renew / 2 // one call that hangs must not use up the time to renew
+	cfg.QPS = -1              // Retry bounds it
 	leases, err := v1.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
 	}
-	return &lease{client: leases.Leases(o.Namespace), name: o.Lease, identity: o.Identity, holds: t.Lease, fence: f}, nil
+	return &lease{client: leases.Leases(o.Namespace), name: o.Lease, identity: o.Identity, holds: t.Lease, every: t.Every, fence: f,
+		soon: make(chan bool, 1)}, nil
 }
 
 func newElector(lock *lease, t Timing, started, stopped func()) (*leaderelection.LeaderElector, error) {

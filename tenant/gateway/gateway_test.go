@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -117,7 +118,7 @@ type pod struct {
 	err    error
 }
 
-func (l *lab) start(t *testing.T, name string) *pod {
+func (l *lab) start(t *testing.T, name string, change ...func(*Options)) *pod {
 	t.Helper()
 	p := &pod{health: "127.0.0.1:" + freePort(t, "tcp"), done: make(chan struct{})}
 	dir := t.TempDir()
@@ -135,11 +136,15 @@ func (l *lab) start(t *testing.T, name string) *pod {
 	}
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancel(context.Background())
+	o := Options{Namespace: l.namespace, Lease: "tenantwire-gateway-main", Identity: name, Log: slog.New(slog.DiscardHandler),
+		Agent: agent.Options{Coordinator: coordinator, TokenFile: "none", CAFile: "none", StateDir: dir, KeyFile: l.keyFile, PodIP: netip.MustParseAddr("127.0.0.1"),
+			ListenPort: p.port, HealthAddr: p.health, Datapath: "Netstack", Log: slog.New(slog.DiscardHandler)}}
+	for _, f := range change {
+		f(&o)
+	}
 	go func() {
 		defer close(p.done)
-		p.err = Run(ctx, cfg, Options{Namespace: l.namespace, Lease: "tenantwire-gateway-main", Identity: name, Log: slog.New(slog.DiscardHandler),
-			Agent: agent.Options{Coordinator: coordinator, TokenFile: "none", CAFile: "none", StateDir: dir, KeyFile: l.keyFile, PodIP: netip.MustParseAddr("127.0.0.1"),
-				ListenPort: p.port, HealthAddr: p.health, Datapath: "Netstack", Log: slog.New(slog.DiscardHandler)}})
+		p.err = Run(ctx, cfg, o)
 	}()
 	t.Cleanup(func() { p.cancel(); <-p.done })
 	return p
@@ -182,7 +187,8 @@ func (p *pod) active() bool {
 		return false
 	}
 	defer res.Body.Close()
-	return res.StatusCode == http.StatusOK
+	b, err := io.ReadAll(res.Body)
+	return err == nil && strings.Contains(string(b), "data path up") // who is about to take over is ready too
 }
 
 // watch notes whether both pods were ever active at once, until the test ends.

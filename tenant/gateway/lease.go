@@ -35,10 +35,16 @@ type lease struct {
 	name     string
 	identity string
 	holds    time.Duration
+	every    time.Duration // between two renewals: the elector asks for more, as it does to look at another's
 	fence    *fence
+	soon     chan bool // capacity 1: whether our turn is about to come
+	expected bool      // what soon said last
 
 	mu      sync.Mutex // guards what follows
 	current *coordinationv1.Lease
+	changed time.Duration                 // by the fence's clock: when we saw it renewed last
+	asked   time.Duration                 // by the fence's clock: when we asked for our last renewal
+	leaving bool                          // we are about to give it back
 	heard   map[key.Public]netip.AddrPort // by us
 }
 
@@ -56,17 +62,29 @@ func (l *lease) RecordEvent(string) {}
 // Get reads the record. An elector tells by the raw one whether it was renewed, and as JSON that has whole seconds: of a renewal within
 // one second it would learn only after that, and take the Lease so much too early. So the microseconds are added.
 func (l *lease) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	o, err := l.client.Get(ctx, l.name, metav1.GetOptions{})
+	o, err := l.client.Get(ctx, l.name, metav1.GetOptions{ResourceVersion: l.freshness()})
 	if err != nil {
 		return nil, nil, err
 	}
 	l.set(o)
 	if holder(o) != l.identity {
 		l.fence.close() // somebody took it from us, or made it anew
+		l.foresee(ctx, o)
 	}
-	r := resourcelock.LeaseSpecToLeaderElectionRecord(&o.Spec)
+	r := l.seen(o)
 	raw, err := json.Marshal(r)
 	return r, strconv.AppendInt(raw, r.RenewTime.UnixMicro(), 10), err
+}
+
+// freshness is how new a read has to be. While it is another's, what the API server has in memory will do: the Lease cannot be taken by
+// who knows an old one.
+func (l *lease) freshness() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.current == nil || holder(l.current) == "" || holder(l.current) == l.identity {
+		return ""
+	}
+	return "0"
 }
 
 func holder(o *coordinationv1.Lease) string { return ptr.Deref(o.Spec.HolderIdentity, "") }
@@ -74,7 +92,17 @@ func holder(o *coordinationv1.Lease) string { return ptr.Deref(o.Spec.HolderIden
 func (l *lease) set(o *coordinationv1.Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.current == nil || holder(l.current) != holder(o) || !l.current.Spec.RenewTime.Equal(o.Spec.RenewTime) {
+		l.changed = l.fence.now()
+	}
 	l.current = o
+}
+
+// renewed says whether there is nothing to write yet.
+func (l *lease) renewed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fence.open() && l.fence.now()-l.asked < l.every
 }
 
 // Create is not ours to do.
@@ -84,11 +112,14 @@ func (l *lease) Create(context.Context, resourcelock.LeaderElectionRecord) error
 
 // Update takes, renews or gives back the Lease.
 func (l *lease) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	ours := r.HolderIdentity == l.identity
+	if ours && l.renewed() {
+		return nil
+	}
 	next, err := l.next(r)
 	if err != nil {
 		return err
 	}
-	ours := r.HolderIdentity == l.identity
 	if !ours {
 		l.fence.close()
 	}
@@ -101,6 +132,9 @@ func (l *lease) Update(ctx context.Context, r resourcelock.LeaderElectionRecord)
 		l.fence.extend(asked, l.holds)
 	}
 	l.set(o)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked = asked
 	return nil
 }
 
@@ -116,6 +150,7 @@ func (l *lease) next(r resourcelock.LeaderElectionRecord) (*coordinationv1.Lease
 	}
 	next := l.current.DeepCopy()
 	next.Spec = resourcelock.LeaderElectionRecordToLeaseSpec(&r)
+	l.announce(next)
 	if l.heard != nil {
 		before := parseEndpoints(next.Annotations[annotationEndpoints])
 		metav1.SetMetaDataAnnotation(&next.ObjectMeta, annotationEndpoints, formatEndpoints(l.heard, before))
