@@ -44,13 +44,14 @@ type Timing struct {
 	Renew time.Duration // how long the active pod tries to renew before it ends; less than Lease by what ending takes, 1.3 s
 	Every time.Duration // between two renewals, 300 ms
 	Retry time.Duration // between two looks at another's Lease, and two tries to renew; up to 2.2 times as long, 100 ms
-	// Notice is how long who takes over is next before the Lease is given back: what a Service takes to follow readiness, 2 s.
+	// Notice is how long who takes over is next before the Lease is given back: what a Service takes to follow readiness, 1.5 s.
+	// Who connects meanwhile waits for so long.
 	Notice time.Duration
 }
 
 func (t Timing) orDefault() Timing {
 	return Timing{cmp.Or(t.Lease, 2*time.Second), cmp.Or(t.Renew, 1300*time.Millisecond), cmp.Or(t.Every, 300*time.Millisecond),
-		cmp.Or(t.Retry, 100*time.Millisecond), cmp.Or(t.Notice, 2*time.Second)}
+		cmp.Or(t.Retry, 100*time.Millisecond), cmp.Or(t.Notice, 1500*time.Millisecond)}
 }
 
 // errLost ends the process: the next one stands by again.

@@ -78,7 +78,9 @@ func (s *Stream) Lines() ([]string, error) {
 // Silence is what a stream suffered in some time.
 type Silence struct {
 	Longest time.Duration // without anything that came, or succeeded
+	Loss    time.Duration // the longest such time in which messages were lost; the others came late
 	Lost    int           // messages that did not come, or requests that failed
+	Refused int           // requests that nobody listened for
 	Reasons map[string]int
 }
 
@@ -109,6 +111,9 @@ func (s *Stream) Pings(from, to time.Time) (out Silence, err error) {
 		}
 		lost, _ := strconv.Atoi(f[5])
 		out.Longest, out.Lost = max(out.Longest, silent), out.Lost+lost
+		if lost > 0 {
+			out.Loss = max(out.Loss, silent)
+		}
 	}
 	if before == 0 || seen <= before {
 		return out, fmt.Errorf("%s: nothing comes: %q", s.name, lines[max(0, len(lines)-3):])
@@ -142,6 +147,9 @@ func (s *Stream) Requests(from, to time.Time) (out Silence, err error) {
 			continue
 		}
 		out.Lost++
+		if strings.Contains(line, "connection refused") {
+			out.Refused++
+		}
 		out.Reasons[line[strings.LastIndex(line, ": ")+1:]]++
 	}
 	slices.SortFunc(came, time.Time.Compare)
