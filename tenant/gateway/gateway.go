@@ -59,6 +59,7 @@ var errLost = errors.New("the lease is lost: another pod may be active")
 
 // RunInCluster runs a gateway with the pod's own rights.
 func RunInCluster(ctx context.Context, o Options) error {
+	klog.SetSlogLogger(o.Log) // the process's: what Run uses logs there
 	cfg, err := rest.InClusterConfig()
 	if err != nil {
 		return fmt.Errorf("find the cluster: %w", err)
@@ -71,7 +72,6 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if o.Lease == "" || o.Namespace == "" || o.Identity == "" {
 		return errors.New("--lease, POD_NAMESPACE and POD_NAME must be set")
 	}
-	klog.SetSlogLogger(o.Log)
 	names, err := dns.Listen(o.Log, o.Agent.ListenPort, portOf(o.Agent.HealthAddr))
 	if err != nil {
 		return err
