@@ -17,7 +17,7 @@ const domain = "tenantwire.dev/"
 
 var (
 	knownAnnotations = []string{v1alpha1.AnnotationCarry, v1alpha1.AnnotationExpose, v1alpha1.AnnotationInject, v1alpha1.AnnotationTunnel}
-	knownLabels      = []string{v1alpha1.LabelEgress, v1alpha1.LabelTunnel}
+	knownLabels      = []string{v1alpha1.LabelViaGateway, v1alpha1.LabelTunnel}
 )
 
 // OptedIn says whether a namespace's pods are looked at.

@@ -54,7 +54,7 @@ var tunnelRules = []rule{
 	namespaceOptedIn,
 	gatewayPod,
 	knownKeys,
-	egressLabelReads,
+	viaGatewayReads,
 	optOut,
 	chooseTunnel,
 	tunnelLives,
@@ -85,7 +85,7 @@ func Decide(in Input) Decision {
 		for _, r := range chain {
 			if f := r(c); f.found() {
 				d := decision(f.reason, f.message)
-				d.Warnings, d.Tunnel, d.Egress = c.warnings, c.tunnelName(), usesEgress(c, f.reason)
+				d.Warnings, d.Tunnel, d.ViaGateway = c.warnings, c.tunnelName(), goesViaGateway(c, f.reason)
 				return d
 			}
 		}

@@ -57,41 +57,41 @@ func (g *gateway) egressRule() []networkingv1.NetworkPolicyIngressRule {
 	return []networkingv1.NetworkPolicyIngressRule{{Ports: ports, From: []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{}}}}}
 }
 
-// usesEgress says whether a pod that is let through without a sidecar gets the label by which it may use egress Services: where its
-// namespace has any, and the pod says nothing of it and has an address of its own.
-func usesEgress(c *candidate, r Reason) bool {
-	_, said := c.Pod.Labels[v1alpha1.LabelEgress]
+// goesViaGateway says whether a pod that is let through without a sidecar gets the label by which it may use egress Services and be
+// reached through the gateway: where its namespace has one, and the pod says nothing of it and has an address of its own.
+func goesViaGateway(c *candidate, r Reason) bool {
+	_, said := c.Pod.Labels[v1alpha1.LabelViaGateway]
 	if said || c.Pod.Spec.HostNetwork || r != OptedOut && r != NotSelected {
 		return false
 	}
 	for i := range c.Tunnels {
-		if t := &c.Tunnels[i]; t.DeletionTimestamp.IsZero() && tenant.ServesEgress(t) {
+		if t := &c.Tunnels[i]; t.DeletionTimestamp.IsZero() && t.Spec.Gateway != nil {
 			return true
 		}
 	}
 	return false
 }
 
-// PatchEgress is the JSON patch that gives a pod this label, and changes nothing else.
-func PatchEgress(raw []byte) ([]byte, error) {
+// PatchViaGateway is the JSON patch that gives a pod this label, and changes nothing else.
+func PatchViaGateway(raw []byte) ([]byte, error) {
 	doc, err := decodePod(raw)
 	if err != nil {
 		return nil, err
 	}
 	p := &patcher{doc: doc}
-	if err := p.setLabel(v1alpha1.LabelEgress, v1alpha1.EgressEnabled); err != nil {
+	if err := p.setLabel(v1alpha1.LabelViaGateway, v1alpha1.ViaGatewayEnabled); err != nil {
 		return nil, fmt.Errorf("patch pod: %w", err)
 	}
 	return p.marshal()
 }
 
-// egressLabelReads refuses a value that would be ignored silently.
-func egressLabelReads(c *candidate) finding {
-	switch v, ok := c.Pod.Labels[v1alpha1.LabelEgress]; {
-	case !ok, v == v1alpha1.EgressEnabled, v == v1alpha1.EgressDisabled:
+// viaGatewayReads refuses a value that would be ignored silently.
+func viaGatewayReads(c *candidate) finding {
+	switch v, ok := c.Pod.Labels[v1alpha1.LabelViaGateway]; {
+	case !ok, v == v1alpha1.ViaGatewayEnabled, v == v1alpha1.ViaGatewayDisabled:
 		return finding{}
 	default:
 		return finding{MalformedAnnotation, fmt.Sprintf("metadata.labels[%s]: %q is neither %q nor %q",
-			v1alpha1.LabelEgress, bounded(v), v1alpha1.EgressEnabled, v1alpha1.EgressDisabled)}
+			v1alpha1.LabelViaGateway, bounded(v), v1alpha1.ViaGatewayEnabled, v1alpha1.ViaGatewayDisabled)}
 	}
 }

@@ -46,15 +46,15 @@ func TestEgressObjects(t *testing.T) {
 
 func patchEgress(t testing.TB, in Input) []byte {
 	t.Helper()
-	patch, err := PatchEgress(in.Raw)
+	patch, err := PatchViaGateway(in.Raw)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return apply(t, in.Raw, patch)
 }
 
-// The label is set on pods that are let through where there is an egress Service, once, and on no others.
-func TestEgressLabel(t *testing.T) {
+// The label is set on pods that are let through where there is a gateway, once, and on no others.
+func TestViaGatewayLabel(t *testing.T) {
 	_, tunnel := testEgress()
 	optOut := annotate(v1alpha1.AnnotationInject, "false")
 	with := func(change ...func(*Input)) Input {
@@ -66,7 +66,7 @@ func TestEgressLabel(t *testing.T) {
 		return finish(t, in)
 	}
 	say := func(value string) func(*Input) {
-		return func(in *Input) { in.Pod.Labels[v1alpha1.LabelEgress] = value }
+		return func(in *Input) { in.Pod.Labels[v1alpha1.LabelViaGateway] = value }
 	}
 	notSelected := func(in *Input) {
 		in.Tunnels[0].Spec.Members.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
@@ -86,32 +86,28 @@ func TestEgressLabel(t *testing.T) {
 		"mistyped":        {with(optOut, say("true")), MalformedAnnotation, false},
 		"host network":    {with(optOut, func(in *Input) { in.Pod.Spec.HostNetwork = true }), OptedOut, false},
 		"not opted in":    {with(func(in *Input) { in.Namespace.Labels = nil }), NamespaceNotOptedIn, false},
-		"no Service": {with(optOut, func(in *Input) {
-			for i := range in.Tunnels[0].Spec.Egress {
-				in.Tunnels[0].Spec.Egress[i].Service = ""
-			}
-		}), OptedOut, false},
-		"no gateway":   {with(optOut, func(in *Input) { in.Tunnels[0].Spec.Gateway = nil }), OptedOut, false},
-		"tunnel going": {with(optOut, func(in *Input) { deleting(&in.Tunnels[0]) }), OptedOut, false},
+		"no egress":       {with(optOut, func(in *Input) { in.Tunnels[0].Spec.Egress = nil }), OptedOut, true},
+		"no gateway":      {with(optOut, func(in *Input) { in.Tunnels[0].Spec.Gateway = nil }), OptedOut, false},
+		"tunnel going":    {with(optOut, func(in *Input) { deleting(&in.Tunnels[0]) }), OptedOut, false},
 	} {
 		d := Decide(c.in)
-		if d.Reason != c.reason || d.Egress != c.want {
-			t.Errorf("%s: %s, label %t", name, d.Reason, d.Egress)
+		if d.Reason != c.reason || d.ViaGateway != c.want {
+			t.Errorf("%s: %s, label %t", name, d.Reason, d.ViaGateway)
 		}
-		if !d.Egress {
+		if !d.ViaGateway {
 			continue
 		}
 		patched := patchEgress(t, c.in)
 		assertNothingLost(t, c.in.Raw, patched)
 		pod, err := ParsePod(patched)
-		if err != nil || pod.Labels[v1alpha1.LabelEgress] != v1alpha1.EgressEnabled || len(pod.Spec.InitContainers) != len(c.in.Pod.Spec.InitContainers) {
+		if err != nil || pod.Labels[v1alpha1.LabelViaGateway] != v1alpha1.ViaGatewayEnabled || len(pod.Spec.InitContainers) != len(c.in.Pod.Spec.InitContainers) {
 			t.Errorf("%s: %v, labels %v", name, err, pod.Labels)
 		}
-		if again, err := PatchEgress(patched); again != nil || err != nil {
+		if again, err := PatchViaGateway(patched); again != nil || err != nil {
 			t.Errorf("%s, the second time: %s %v", name, again, err)
 		}
 	}
-	if _, err := PatchEgress([]byte("[]")); err == nil {
+	if _, err := PatchViaGateway([]byte("[]")); err == nil {
 		t.Error("patched what is no pod")
 	}
 }

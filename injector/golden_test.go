@@ -132,7 +132,7 @@ func TestGolden(t *testing.T) {
 				assertNothingLost(t, g.input.Raw, patched)
 				assertIdempotent(t, g.input, patched)
 			}
-			if d.Egress {
+			if d.ViaGateway {
 				got[patchedPart] = rawYAML(t, patchEgress(t, g.input))
 			}
 			if *update {

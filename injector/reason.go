@@ -6,7 +6,7 @@ type Outcome string
 // The outcomes.
 const (
 	Inject Outcome = "Inject" // the pod becomes a member
-	Skip   Outcome = "Skip"   // the pod is admitted as it is, but for a label where Decision.Egress says so
+	Skip   Outcome = "Skip"   // the pod is admitted as it is, but for a label where Decision.ViaGateway says so
 	Deny   Outcome = "Deny"   // the pod is refused
 )
 
@@ -80,8 +80,9 @@ type Decision struct {
 	Tunnel string
 	// Plan is what to inject; nil unless Outcome is Inject.
 	Plan *Plan
-	// Egress: the pod is let through without a sidecar, and gets the label by which it may use egress Services; see PatchEgress.
-	Egress bool
+	// ViaGateway: the pod is let through without a sidecar, and gets the label by which it may use egress Services and be reached through
+	// the gateway; see PatchViaGateway.
+	ViaGateway bool
 }
 
 func decision(r Reason, message string) Decision {

@@ -165,7 +165,7 @@ func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates)
 	if err := m.Register(metrics.Registry); err != nil {
 		return nil, fmt.Errorf("register the coordinator's metrics: %w", err)
 	}
-	pods, err := controller.NewEgressPods(mgr)
+	pods, err := controller.NewPlainPods(mgr)
 	if err != nil {
 		return nil, err
 	}

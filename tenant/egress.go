@@ -127,6 +127,12 @@ func OwnsEgressService(t *v1alpha1.TenantTunnel, s *corev1.Service) bool {
 // ServesEgress says whether pods without a sidecar may use the tunnel.
 func ServesEgress(t *v1alpha1.TenantTunnel) bool { return len(servedEgress(t)) > 0 }
 
+// ServesPlainPods says whether a tunnel's configuration depends on pods without a sidecar: they use its egress, or may be behind what it
+// exposes.
+func ServesPlainPods(t *v1alpha1.TenantTunnel) bool {
+	return ServesEgress(t) || t.Spec.Gateway != nil && len(t.Spec.Expose) > 0
+}
+
 // withServices adds to a verdict on a tunnel which Services of its egress are somebody else's.
 func withServices(d Decision, t *v1alpha1.TenantTunnel, services []corev1.Service) Decision {
 	wanted := map[string]bool{}
@@ -189,7 +195,7 @@ func (n *Network) egressClients(s State) []netip.Addr {
 	}
 	for i := range s.Pods {
 		p := &s.Pods[i]
-		if p.Namespace != s.Tunnel.Namespace || p.Labels[v1alpha1.LabelEgress] != v1alpha1.EgressEnabled || p.Spec.HostNetwork ||
+		if p.Namespace != s.Tunnel.Namespace || p.Labels[v1alpha1.LabelViaGateway] != v1alpha1.ViaGatewayEnabled || p.Spec.HostNetwork ||
 			p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 			continue
 		}

@@ -24,7 +24,7 @@ type State struct {
 	Peers          []v1alpha1.TunnelPeer
 	Services       []corev1.Service
 	EndpointSlices []discoveryv1.EndpointSlice
-	Pods           []corev1.Pod // without a sidecar, which say that they use egress Services; see ServesEgress
+	Pods           []corev1.Pod // without a sidecar, which say that they go through the gateway; see ServesPlainPods
 	Now            time.Time    // the plan holds from then until NextExpiry of the peers
 }
 

@@ -79,8 +79,8 @@ func (h *handler) decide(ctx context.Context, req admission.Request) (d decided)
 	switch {
 	case d.Plan != nil:
 		d.patch, err = injector.Patch(req.Object.Raw, d.Plan)
-	case d.Egress:
-		d.patch, err = injector.PatchEgress(req.Object.Raw)
+	case d.ViaGateway:
+		d.patch, err = injector.PatchViaGateway(req.Object.Raw)
 	}
 	if err != nil {
 		d.Decision = failed(injector.InvalidPod, err)

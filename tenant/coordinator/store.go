@@ -47,7 +47,7 @@ const (
 // ClusterStore is the Store of a real cluster. Reads come from the manager's cache.
 type ClusterStore struct {
 	Client client.Client
-	// Pods reads the pods that say that they use egress Services; nil: there are none.
+	// Pods reads the pods without a sidecar that say that they go through a gateway; nil: there are none.
 	Pods client.Reader
 }
 
@@ -130,7 +130,7 @@ func (s *ClusterStore) State(ctx context.Context, n types.NamespacedName) (tenan
 		}
 	}
 	var err error
-	st.Pods, err = s.egressPods(ctx, t)
+	st.Pods, err = s.plainPods(ctx, t)
 	return st, err == nil, err
 }
 

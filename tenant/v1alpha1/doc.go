@@ -43,12 +43,17 @@ const (
 	LabelRole = "tenantwire.dev/role"
 	// LabelRoleGateway marks the tunnel's gateway pods.
 	LabelRoleGateway = "gateway"
-	// LabelEgress on a pod without a sidecar with the value EgressEnabled lets it use the egress Services of its namespace; on a Service
-	// it says that it is one. The webhook sets it on the pods of opted-in namespaces that it lets through.
+	// LabelViaGateway on a pod without a sidecar with the value ViaGatewayEnabled lets it use the egress Services of its namespace, and be
+	// reached through the gateway as one of the pods behind an exposed Service. The webhook sets it on the pods of opted-in namespaces that
+	// it lets through, where a tunnel has a gateway.
+	LabelViaGateway = "tenantwire.dev/via-gateway"
+	// ViaGatewayEnabled and ViaGatewayDisabled are the values of LabelViaGateway.
+	ViaGatewayEnabled  = "enabled"
+	ViaGatewayDisabled = "disabled"
+	// LabelEgress on a Service with the value EgressEnabled says that it was made for a tunnel's egress.
 	LabelEgress = "tenantwire.dev/egress"
-	// EgressEnabled and EgressDisabled are the values of LabelEgress.
-	EgressEnabled  = "enabled"
-	EgressDisabled = "disabled"
+	// EgressEnabled is the value of LabelEgress.
+	EgressEnabled = "enabled"
 )
 
 // Protocol of a port.

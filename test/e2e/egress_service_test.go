@@ -66,7 +66,7 @@ func TestEgressService(t *testing.T) {
 	member.Labels["tunnel"] = "main"
 	n.Create(outside, kit.Pod("not-selected"), member)
 	for _, p := range n.WaitReady("opted-out", "not-selected", "member") {
-		if kit.IsInjected(&p) != (p.Name == "member") || (p.Labels[v1alpha1.LabelEgress] == v1alpha1.EgressEnabled) == kit.IsInjected(&p) {
+		if kit.IsInjected(&p) != (p.Name == "member") || (p.Labels[v1alpha1.LabelViaGateway] == v1alpha1.ViaGatewayEnabled) == kit.IsInjected(&p) {
 			t.Errorf("%s: injected %t, labels %v", p.Name, kit.IsInjected(&p), p.Labels)
 		}
 	}
@@ -96,7 +96,7 @@ func TestEgressService(t *testing.T) {
 	// Of another namespace, by the Service and past it, with our label.
 	stranger := cluster.Namespace(t, kit.NotOptedIn())
 	p := kit.Pod("stranger")
-	p.Labels[v1alpha1.LabelEgress] = v1alpha1.EgressEnabled
+	p.Labels[v1alpha1.LabelViaGateway] = v1alpha1.ViaGatewayEnabled
 	stranger.Create(p)
 	stranger.WaitReady("stranger")
 	direct := func(port int32) string {

@@ -19,13 +19,13 @@ import (
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
-// Pods that say that they use egress Services are known with the shipped rights, by their addresses and nothing else, as soon as they
+// Pods that say that they go through the gateway are known with the shipped rights, by their addresses and nothing else, as soon as they
 // have any and until they end; those of the namespace become clients of the gateway.
-func TestEgressPods(t *testing.T) {
+func TestPlainPods(t *testing.T) {
 	needCluster(t)
 	mgr, err := ctrl.NewManager(cluster.operator, ctrl.Options{Scheme: testScheme(), Cache: CacheOptions(operatorNamespace), Metrics: metricsserver.Options{BindAddress: "0"}})
 	must(t, err)
-	pods, err := NewEgressPods(mgr)
+	pods, err := NewPlainPods(mgr)
 	must(t, err)
 	changed := make(chan string, 64)
 	tell := func(ns string) {
@@ -50,7 +50,7 @@ func TestEgressPods(t *testing.T) {
 	setStatus(`{"status":{"gateway":{"egress":[{"host":"db.corp","port":5432,"protocol":"TCP","gatewayPort":20000}]}}}`)
 	pod := func(ns, name string, change func(*corev1.Pod)) *corev1.Pod {
 		return makePod(t, ns, name, "x", map[string]string{"huge": "value"}, func(p *corev1.Pod) {
-			p.Labels = map[string]string{v1alpha1.LabelEgress: v1alpha1.EgressEnabled}
+			p.Labels = map[string]string{v1alpha1.LabelViaGateway: v1alpha1.ViaGatewayEnabled}
 			if change != nil {
 				change(p)
 			}
@@ -95,7 +95,7 @@ func TestEgressPods(t *testing.T) {
 	at(pod(ns, "silent", func(p *corev1.Pod) { p.Labels = nil }), corev1.PodRunning, "10.244.0.22")
 	late := pod(ns, "late", func(p *corev1.Pod) { p.Labels = nil })
 	at(late, corev1.PodRunning, "10.244.0.23")
-	must(t, cluster.admin.Patch(t.Context(), late, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"tenantwire.dev/egress":"enabled"}}}`))))
+	must(t, cluster.admin.Patch(t.Context(), late, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"tenantwire.dev/via-gateway":"enabled"}}}`))))
 	clients("10.244.0.20", "10.244.0.23")
 	var all corev1.PodList
 	must(t, pods.List(t.Context(), &all, client.InNamespace(ns)))
