@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -34,6 +35,7 @@ func (c *Config) Sort() {
 	sortGrants(c.Grants)
 	slices.SortFunc(c.Relays, compareRelays)
 	slices.SortFunc(c.Clients, netip.Addr.Compare)
+	slices.SortFunc(c.Published, comparePublished)
 }
 
 func comparePeers(a, b Peer) int       { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) }
@@ -66,6 +68,7 @@ func Diff(from, to Config) Delta {
 	d.Limits = diffLimits(from.Limits, to.Limits)
 	d.diffRelays(from, to)
 	d.Lookups = diffLookups(from.Lookups, to.Lookups)
+	d.diffPublished(from, to)
 	return d
 }
 
@@ -101,7 +104,7 @@ func merge[T any](a, b []T, compare func(T, T) int, upsert, remove func(T)) {
 func (d Delta) IsEmpty() bool {
 	return d.Interface == nil && len(d.UpsertPeers) == 0 && len(d.RemovePeers) == 0 &&
 		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil && d.Limits == nil &&
-		d.keepsRelays() && d.keepsGrants() && d.Lookups == nil
+		d.keepsRelays() && d.keepsGrants() && d.Lookups == nil && d.keepsPublished()
 }
 
 // Apply returns the configuration that the delta leads to. The receiver is not changed. The result is validated, so that a
@@ -142,7 +145,7 @@ func (c Config) Apply(d Delta) (Config, error) {
 		dropService[s.ServiceID] = true
 	}
 	out.Services = replace(c.Services, d.UpsertServices, func(s Service) bool { return dropService[s.ServiceID] })
-	if err := out.applyRelays(c, d); err != nil {
+	if err := errors.Join(out.applyRelays(c, d), out.applyPublished(c, d)); err != nil {
 		return Config{}, err
 	}
 	if err := out.applyGrants(c.Grants, d); err != nil {

@@ -62,6 +62,9 @@ func (c Config) Validate() error {
 	if err := c.validateRelays(); err != nil {
 		return err
 	}
+	if err := c.validatePublished(); err != nil {
+		return err
+	}
 	return c.validateLooked()
 }
 

@@ -122,6 +122,8 @@ type Config struct {
 	// Of a gateway: what it carries for pods without a sidecar, and for which.
 	Relays  []Relay      `json:"relays,omitempty"`  // by listening port, protocol
 	Clients []netip.Addr `json:"clients,omitempty"` // sorted; nobody else may use the relays
+	// Of a gateway: the exposed Services that it answers for. By name, port, protocol.
+	Published []Published `json:"published,omitempty"`
 
 	Lookups *Lookups `json:"lookups,omitempty"` // nil: no name is looked up
 }
@@ -208,4 +210,7 @@ type Delta struct {
 	AddClients    []netip.Addr   `json:"addClients,omitempty"`
 	RemoveClients []netip.Addr   `json:"removeClients,omitempty"`
 	Lookups       *Lookups       `json:"lookups,omitempty"` // replaces all of it; an empty one removes it
+
+	UpsertPublished []Published `json:"upsertPublished,omitempty"`
+	RemovePublished []ServiceID `json:"removePublished,omitempty"`
 }

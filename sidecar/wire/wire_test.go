@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -123,6 +124,34 @@ func (g generator) gateway(c *Config) {
 			c.Peers[i].Mappings = append(c.Peers[i].Mappings, Mapping{netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(16 + j), byte(g.IntN(3)), 0}), 24),
 				netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i*3 + j), 0}), 24)})
 		}
+	}
+	g.publish(c)
+}
+
+// publish makes the gateway answer for Services at addresses of their own, which change now and then.
+func (g generator) publish(c *Config) {
+	seen, shift := map[ServiceID]bool{}, g.IntN(2)
+	for i := range 3 {
+		for j := range 2 {
+			a := netip.AddrFrom4([4]byte{10, 99, byte(shift), byte(1 + 2*i + j)})
+			c.Interface.Addresses = append(c.Interface.Addresses, netip.PrefixFrom(a, 32))
+		}
+	}
+	sorted := func(most int) []netip.AddrPort {
+		l := some(g, most, g.addrPort)
+		slices.SortFunc(l, netip.AddrPort.Compare)
+		return slices.Compact(l)
+	}
+	for range g.IntN(6) {
+		i := g.IntN(3)
+		p := Published{ServiceID: ServiceID{fmt.Sprintf("svc-%d", i), uint16(80 + g.IntN(2)), g.protocol()}, Inside: sorted(2), Outside: sorted(2)}
+		for j := range 1 + g.IntN(2) {
+			p.Addresses = append(p.Addresses, netip.AddrFrom4([4]byte{10, 99, byte(shift), byte(1 + 2*i + j)}))
+		}
+		if !seen[p.ServiceID] {
+			c.Published = append(c.Published, p)
+		}
+		seen[p.ServiceID] = true
 	}
 }
 
@@ -256,6 +285,9 @@ func TestFollow(t *testing.T) {
 	clientTwice.Delta = &Delta{AddClients: []netip.Addr{client}, RemoveClients: []netip.Addr{client}}
 	grantTwice, source := ev[2], []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	grantTwice.Delta = &Delta{UpsertGrants: []Grant{{source, []Port{{80, TCP}}}}, RemoveSources: source}
+	published := Published{ServiceID: relayed.ServiceID, Addresses: []netip.Addr{client}}
+	publishedTwice := ev[2]
+	publishedTwice.Delta = &Delta{UpsertPublished: []Published{published}, RemovePublished: []ServiceID{published.ServiceID}}
 	twice := ev[2]
 	twice.Delta = &Delta{UpsertPeers: []Peer{{PublicKey: key.Public{9}}}, RemovePeers: []key.Public{{9}}}
 	loop := cfg[2]
@@ -291,6 +323,7 @@ func TestFollow(t *testing.T) {
 		{"contradicting relays", line(0) + line(1) + encode(relayTwice), 1, false},
 		{"contradicting clients", line(0) + line(1) + encode(clientTwice), 1, false},
 		{"contradicting grants", line(0) + line(1) + encode(grantTwice), 1, false},
+		{"contradicting Services", line(0) + line(1) + encode(publishedTwice), 1, false},
 		{"target on loopback", line(0) + encode(Event{Type: Snapshot, To: "x", Config: &loop}), 0, false},
 		{"heartbeats", line(0) + encode(Event{Type: Heartbeat, To: ev[0].To}) + line(1), 1, true},
 		{"heartbeat of another revision", line(0) + encode(Event{Type: Heartbeat, To: ev[1].To}) + line(1), 0, false},
@@ -503,7 +536,8 @@ func FuzzApply(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, from, to []byte) {
 		var a, b Config
-		if json.Unmarshal(from, &a) != nil || json.Unmarshal(to, &b) != nil || a.Validate() != nil || b.Validate() != nil {
+		if json.Unmarshal(from, &a) != nil || json.Unmarshal(to, &b) != nil || a.Validate() != nil || b.Validate() != nil ||
+			a.Zone != nil && b.Zone == nil { // a zone never goes
 			return
 		}
 		got, err := a.Apply(overWire(t, Diff(a, b)))
