@@ -46,9 +46,13 @@ func IPv4Pool(t *v1alpha1.TenantTunnel) netip.Prefix {
 // MemberIPv6 is the address of a pod in a tunnel's /64: a digest of the pod's UID, so that it is known without asking anyone and
 // says nothing of how many pods there are. A taken one is passed over by digesting on; taken may be nil.
 func MemberIPv6(prefix netip.Prefix, podUID types.UID, taken func(netip.Addr) bool) netip.Addr {
+	return digestIPv6(prefix, "tenantwire.dev/member/"+string(podUID)+"/", taken)
+}
+
+func digestIPv6(prefix netip.Prefix, of string, taken func(netip.Addr) bool) netip.Addr {
 	a := prefix.Addr().As16()
 	for probe := uint32(0); ; probe++ {
-		sum := sha256.Sum256(binary.BigEndian.AppendUint32([]byte("tenantwire.dev/member/"+string(podUID)+"/"), probe))
+		sum := sha256.Sum256(binary.BigEndian.AppendUint32([]byte(of), probe))
 		if binary.BigEndian.Uint64(sum[:8]) < firstMemberID {
 			continue
 		}
@@ -57,6 +61,12 @@ func MemberIPv6(prefix netip.Prefix, podUID types.UID, taken func(netip.Addr) bo
 			return addr
 		}
 	}
+}
+
+// interfaceID is the second half of an IPv6 address.
+func interfaceID(a netip.Addr) uint64 {
+	b := a.As16()
+	return binary.BigEndian.Uint64(b[8:])
 }
 
 // AllocateIPv4 is the lowest address of the pool from `from` on that is not taken, network and broadcast address left out. The

@@ -14,26 +14,37 @@ import (
 // Domain is where a tunnel's names are, inside it.
 func Domain(t *v1alpha1.TenantTunnel) string { return t.Name + ".tunnel" }
 
-// names are those of the exposed Services, with the addresses of the members that are behind any of their ports.
-func (n *Network) names(carried []wire.Service) []wire.Name {
+// names are those of the exposed Services, with the Services' own addresses. One without a cluster IP is answered for as the cluster does,
+// with the addresses of what is behind any of its ports, while that is members alone: whoever connects to these is not cut off when
+// another gateway takes over.
+func (n *Network) names(exposed []exposedPort, own map[string][]netip.Addr) []wire.Name {
 	at := make(map[netip.Addr]*member, len(n.members))
 	for _, m := range n.members {
 		at[m.target()] = m
 	}
-	hosts := map[string][]netip.Addr{}
-	for _, s := range carried {
-		addresses := hosts[s.Name]
-		for _, t := range s.Targets {
+	hosts, direct := map[string][]netip.Addr{}, map[string]bool{}
+	for i := range exposed {
+		e := &exposed[i]
+		if _, seen := hosts[e.Name]; !seen {
+			direct[e.Name] = e.headless
+		}
+		direct[e.Name] = direct[e.Name] && !e.stranger
+		addresses := hosts[e.Name]
+		for _, t := range e.inside() {
 			if m := at[t.Addr()]; m != nil {
 				for _, p := range m.addresses {
 					addresses = append(addresses, p.Addr())
 				}
 			}
 		}
-		hosts[s.Name] = addresses
+		hosts[e.Name] = addresses
 	}
 	out := make([]wire.Name, 0, len(hosts))
 	for host, addresses := range hosts {
+		if !direct[host] {
+			out = append(out, wire.Name{Name: host, Addresses: own[host]})
+			continue
+		}
 		slices.SortFunc(addresses, netip.Addr.Compare)
 		addresses = slices.Compact(addresses)
 		six, _ := slices.BinarySearchFunc(addresses, netip.IPv6Unspecified(), netip.Addr.Compare)

@@ -31,17 +31,19 @@ type State struct {
 // Network is what a whole tunnel is told: computed once for each change and shared by the streams of all its members. It is
 // immutable and safe for concurrent use; so are the parts of the Configs it gives out, which share memory.
 type Network struct {
-	mtu      int
-	members  map[string]*member
-	peers    []wire.Peer    // of members, by public key
-	hubPeers []wire.Peer    // of gateways, by public key
-	services []wire.Service // by name, port, protocol
-	shared   []netip.Prefix // of gateways, IPv4 first
-	zone     *wire.Zone     // of gateways
-	relays   []wire.Relay   // of gateways, by listening port, protocol
-	clients  []netip.Addr   // of gateways, sorted
-	lookups  *wire.Lookups  // of everybody
-	limits   limits
+	mtu       int
+	members   map[string]*member
+	peers     []wire.Peer      // of members, by public key
+	hubPeers  []wire.Peer      // of gateways, by public key
+	services  []wire.Service   // by name, port, protocol
+	shared    []netip.Prefix   // of gateways, IPv4 first
+	answered  []netip.Prefix   // of gateways too: exposed Services' own, sorted
+	zone      *wire.Zone       // of gateways
+	relays    []wire.Relay     // of gateways, by listening port, protocol
+	clients   []netip.Addr     // of gateways, sorted
+	published []wire.Published // of gateways, by name, port, protocol
+	lookups   *wire.Lookups    // of everybody
+	limits    limits
 }
 
 // member is a TunnelMember, parsed.
@@ -87,6 +89,13 @@ func NewNetwork(s State) *Network {
 	for _, a := range GatewayAddresses(s.Tunnel, s.Members) {
 		n.shared = append(n.shared, hostPrefix(a))
 	}
+	serviceAddresses := ServiceAddresses(s.Tunnel, s.Members, s.Peers)
+	for _, own := range serviceAddresses {
+		for _, a := range own {
+			n.answered = append(n.answered, hostPrefix(a))
+		}
+	}
+	slices.SortFunc(n.answered, netip.Prefix.Compare)
 	members, hub := wire.Config{}, wire.Config{}
 	if s.Tunnel.Spec.Gateway == nil {
 		members.Peers = slices.Concat(inside, outside)
@@ -98,15 +107,16 @@ func NewNetwork(s State) *Network {
 		}
 	}
 	policy, _ := newPolicy(s.Tunnel)
-	carried := n.carried(s, policy)
+	exposed := n.exposed(s, policy)
 	n.grant(policy, accepted)
 	if s.Tunnel.Spec.Gateway != nil {
-		n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(carried)}
+		n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(exposed, serviceAddresses)}
+		hub.Published = published(exposed, serviceAddresses)
 	}
-	members.Services = slices.Concat(carried, egress(s.Tunnel, accepted, n.lookups))
+	members.Services = slices.Concat(carried(exposed), egress(s.Tunnel, accepted, n.lookups))
 	members.Sort()
 	hub.Sort()
-	n.peers, n.services, n.hubPeers, n.relays = members.Peers, members.Services, hub.Peers, hub.Relays
+	n.peers, n.services, n.hubPeers, n.relays, n.published = members.Peers, members.Services, hub.Peers, hub.Relays, hub.Published
 	return n
 }
 
@@ -136,7 +146,7 @@ func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
 	if !out.Outside {
 		return nil
 	}
-	out.AllowedIPs = append(out.AllowedIPs, n.shared...)
+	out.AllowedIPs = append(append(out.AllowedIPs, n.shared...), n.answered...)
 	for _, p := range outside {
 		out.AllowedIPs = append(out.AllowedIPs, p.Ranges()...)
 	}
@@ -155,7 +165,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 	}
 	if m.gateway {
 		return wire.Config{Interface: wire.Interface{Addresses: n.gatewayInterface(m), MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers), Zone: n.zone,
-			Relays: clip(n.relays), Clients: clip(n.clients), Lookups: n.lookups, Limits: n.limits.gateway}, true
+			Relays: clip(n.relays), Clients: clip(n.clients), Published: clip(n.published), Lookups: n.lookups, Limits: n.limits.gateway}, true
 	}
 	return wire.Config{
 		Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu},
@@ -169,9 +179,10 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 	}, true
 }
 
-// gatewayInterface is a gateway's addresses: first those of all of them, from which it dials, then its own.
+// gatewayInterface is a gateway's addresses: first those of all of them, from which it dials, then its own, then those that it answers
+// for.
 func (n *Network) gatewayInterface(m *member) []netip.Prefix {
-	all := slices.Concat(n.shared, m.addresses)
+	all := slices.Concat(n.shared, m.addresses, n.answered)
 	slices.SortStableFunc(all, func(a, b netip.Prefix) int { return cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()) })
 	return all
 }

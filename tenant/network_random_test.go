@@ -5,6 +5,7 @@ import (
 	"math/rand"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,7 +78,58 @@ func (s source) state() State {
 		mtu := int32(1280 + s.Intn(7000))
 		t.Spec.MTU = &mtu
 	}
-	return State{Tunnel: t, Members: some(s, 15, s.member), Peers: some(s, 10, s.peer), Services: some(s, 8, s.service), EndpointSlices: some(s, 8, s.slice)}
+	t.Status.Services = some(s, 5, func() v1alpha1.ServiceAddresses {
+		return v1alpha1.ServiceAddresses{Service: s.name(), Addresses: some(s, 3, s.address)}
+	})
+	for i, e := range t.Spec.Expose { // good ones, too
+		t.Status.Services = append(t.Status.Services, v1alpha1.ServiceAddresses{Service: e.Service,
+			Addresses: []string{fmt.Sprintf("10.77.0.%d", 200+s.Intn(9)), fmt.Sprintf("fd00:1:2:3::9:%x", i)}})
+	}
+	state := State{Tunnel: t, Members: some(s, 15, s.member), Peers: some(s, 10, s.peer), Services: some(s, 8, s.service), EndpointSlices: some(s, 8, s.slice),
+		Pods: some(s, 8, s.pod)}
+	if len(t.Spec.Expose) > 0 {
+		s.inbound(&state, t.Spec.Expose[0].Service)
+	}
+	return state
+}
+
+// inbound adds a gateway, and a Service with a member and a pod without a sidecar behind it of whom mostly all is right.
+func (s source) inbound(state *State, service string) {
+	gateway, app := memberAt("gateway", "10.77.0.190", "fd00:1:2:3::8:1"), s.member()
+	gateway.Spec.Role = v1alpha1.RoleGateway
+	app.Namespace, app.Name, app.Spec.Tunnel, app.Spec.PodUID, app.Spec.Addresses = "shop", "x20", "main", "uid-x20", []string{"10.77.0.191", "fd00:1:2:3::8:2"}
+	app.Status.PublicKey, app.Status.Endpoint = key.Public{99}.String(), "10.0.0.1:51820"
+	pod := s.pod()
+	pod.Namespace, pod.Name, pod.UID = "shop", "x21", "uid-x21"
+	pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: "10.244.0.21"})
+	svc, slice := s.service(), s.slice()
+	svc.Namespace, svc.Name, svc.Spec.Ports = "shop", service, []corev1.ServicePort{{Port: 80}}
+	slice.Namespace, slice.Labels = "shop", map[string]string{discoveryv1.LabelServiceName: service}
+	number := int32(8080)
+	slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Port: &number})
+	for _, name := range []string{"x20", "x21"} {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{s.podIP(name)},
+			TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: name, UID: types.UID("uid-" + name)}})
+	}
+	state.Members, state.Pods = append(state.Members, gateway, app), append(state.Pods, pod)
+	state.Services, state.EndpointSlices = append([]corev1.Service{svc}, state.Services...), append(state.EndpointSlices, slice)
+}
+
+func (s source) podIP(pod string) string {
+	return pick(s, "10.244.0."+pod[1:], "10.244.0."+pod[1:], "10.244.0."+pod[1:], fmt.Sprintf("10.244.0.%d", s.Intn(6)), fmt.Sprintf("fd99::%x", 1+s.Intn(6)), "169.254.169.254", "127.0.0.1", "10.77.0.1", "::ffff:10.244.0.1", "x")
+}
+
+func (s source) pod() corev1.Pod {
+	p := corev1.Pod{ObjectMeta: s.meta()}
+	p.UID = types.UID(pick(s, "uid-"+p.Name, "uid-"+p.Name, "x", ""))
+	p.Labels = map[string]string{v1alpha1.LabelViaGateway: pick(s, "enabled", "enabled", "enabled", "disabled")}
+	if s.Intn(4) == 0 {
+		p.Labels[v1alpha1.LabelTunnel] = "main"
+	}
+	p.Spec.HostNetwork = s.Intn(4) == 0
+	p.Status.Phase = pick(s, corev1.PodRunning, corev1.PodRunning, corev1.PodRunning, corev1.PodPending, corev1.PodFailed)
+	p.Status.PodIPs = some(s, 2, func() corev1.PodIP { return corev1.PodIP{IP: s.podIP(p.Name)} })
+	return p
 }
 
 func (s source) limits() v1alpha1.GatewayLimits {
@@ -90,6 +142,7 @@ func (s source) member() v1alpha1.TunnelMember {
 	m := v1alpha1.TunnelMember{ObjectMeta: s.meta(), Spec: v1alpha1.TunnelMemberSpec{Tunnel: pick(s, "main", "main", "main", "other"), Addresses: some(s, 3, s.address), Ports: some(s, 4, s.apiPort)}}
 	m.Spec.Role = pick(s, v1alpha1.RoleMember, v1alpha1.RoleMember, v1alpha1.RoleMember, v1alpha1.RoleGateway)
 	m.Spec.PodUID = pick(s, "uid-"+m.Name, "uid-"+m.Name, "x", "")
+	m.Spec.Role = pick(s, "", "", "", v1alpha1.RoleGateway)
 	m.Status.PublicKey, m.Status.Endpoint = s.key(), s.endpoint()
 	return m
 }
@@ -135,7 +188,7 @@ func (s source) slice() discoveryv1.EndpointSlice {
 	})
 	e.Endpoints = some(s, 6, func() discoveryv1.Endpoint {
 		name := s.name()
-		return discoveryv1.Endpoint{Conditions: discoveryv1.EndpointConditions{Ready: boolean(), Serving: boolean(), Terminating: boolean()},
+		return discoveryv1.Endpoint{Addresses: some(s, 2, func() string { return s.podIP(name) }), Conditions: discoveryv1.EndpointConditions{Ready: boolean(), Serving: boolean(), Terminating: boolean()},
 			TargetRef: pick(s, nil, &corev1.ObjectReference{Kind: pick(s, "Pod", "Pod", "Node"), Name: name, UID: types.UID(pick(s, "uid-"+name, "uid-"+name, "x", ""))})}
 	})
 	return e
@@ -146,22 +199,30 @@ func (s source) shuffled(in State) State {
 	s.Shuffle(len(in.Members), reflect.Swapper(in.Members))
 	s.Shuffle(len(in.Peers), reflect.Swapper(in.Peers))
 	s.Shuffle(len(in.EndpointSlices), reflect.Swapper(in.EndpointSlices))
+	s.Shuffle(len(in.Pods), reflect.Swapper(in.Pods))
 	return in
 }
 
 // Whatever the objects say: no panic, every configuration is valid, nobody is its own peer, no peer has another's address, targets
-// are members' or behind peers, and the order of the objects does not matter.
+// are members' or behind peers or, of what is published, those of a running pod of the namespace that says so and has a network of its own,
+// and the order of the objects does not matter.
 func TestNetworkProperties(t *testing.T) {
+	var seen, inside, outside int
 	for seed := range int64(3000) {
 		s := source{rand.New(rand.NewSource(seed))} //nolint:gosec // a test wants to be repeatable
 		state := s.state()
-		state.Members = uniqueNames(state.Members)
+		state.Members, state.Pods = uniqueNames(state.Members), uniquePods(state.Pods)
 		n := NewNetwork(state)
 		configs := map[string]wire.Config{}
 		for _, m := range state.Members {
 			if cfg, ok := n.Config(m.Name); ok {
 				configs[m.Name] = cfg
 				checkConfig(t, seed, m, cfg)
+				checkPublished(t, seed, state, cfg)
+				seen += len(cfg.Published)
+				for _, p := range cfg.Published {
+					inside, outside = inside+len(p.Inside), outside+len(p.Outside)
+				}
 			}
 		}
 		again := NewNetwork(s.shuffled(state))
@@ -172,6 +233,48 @@ func TestNetworkProperties(t *testing.T) {
 		}
 		if _, ok := n.Config("nobody"); ok {
 			t.Fatalf("seed %d: a configuration for nobody", seed)
+		}
+	}
+	if seen < 100 || inside < 50 || outside < 20 {
+		t.Errorf("%d published, with %d targets inside and %d outside, are too few to say anything", seen, inside, outside)
+	}
+}
+
+func uniquePods(pods []corev1.Pod) (out []corev1.Pod) {
+	seen := map[string]bool{}
+	for _, p := range pods {
+		if !seen[p.Name] {
+			seen[p.Name] = true
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// checkPublished asks the objects themselves.
+func checkPublished(t *testing.T, seed int64, s State, cfg wire.Config) {
+	t.Helper()
+	for _, p := range cfg.Published {
+		if !exposedNames(s.Tunnel)[p.Name] {
+			t.Fatalf("seed %d: %s is not exposed", seed, p.ServiceID)
+		}
+		for _, target := range p.Inside {
+			has := func(q wire.Peer) bool { return !q.Outside && slices.Contains(q.AllowedIPs, hostPrefix(target.Addr())) }
+			if !slices.ContainsFunc(cfg.Peers, has) {
+				t.Fatalf("seed %d: %s leads inside to %s, which no member has", seed, p.ServiceID, target)
+			}
+		}
+		for _, target := range p.Outside {
+			proven := func(pod corev1.Pod) bool {
+				return pod.Namespace == "shop" && pod.Labels[v1alpha1.LabelViaGateway] == "enabled" && pod.Labels[v1alpha1.LabelTunnel] == "" && !pod.Spec.HostNetwork &&
+					pod.Status.Phase == corev1.PodRunning && slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool {
+					a, err := netip.ParseAddr(ip.IP)
+					return err == nil && a.Unmap() == target.Addr()
+				})
+			}
+			if !slices.ContainsFunc(s.Pods, proven) {
+				t.Fatalf("seed %d: %s leads outside to %s, which no pod may be reached at", seed, p.ServiceID, target)
+			}
 		}
 	}
 }

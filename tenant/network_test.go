@@ -162,6 +162,9 @@ func text(t *testing.T, c wire.Config) []byte {
 	if c.Lookups != nil {
 		line("lookups", c.Lookups)
 	}
+	for _, p := range c.Published {
+		line("published", p)
+	}
 	return b.Bytes()
 }
 

@@ -86,6 +86,7 @@ func NewPlan(in Inputs, name string) Plan {
 	}
 	p.members(in, pods, existing)
 	p.Status = tunnelStatus(in, kept, len(p.Apply), p.Problems)
+	p.services(in, kept)
 	return p
 }
 
@@ -130,6 +131,9 @@ func (p *Plan) members(in Inputs, pods []*corev1.Pod, existing map[string]*v1alp
 		allocator.Reserve(reserved(t))
 	}
 	allocator.Reserve(peerAddresses(t, in.Peers))
+	for _, own := range ServiceAddresses(t, in.Members, in.Peers) {
+		allocator.Reserve(own)
+	}
 	for _, pod := range pods {
 		m := existing[pod.Name]
 		if m == nil && pod.DeletionTimestamp != nil {

@@ -15,6 +15,8 @@ const (
 	ReasonNameClash Reason = "NameClash"
 	// ReasonServiceTaken: a Service that spec.egress asks for is somebody else's, who keeps it. The tunnel stays accepted.
 	ReasonServiceTaken Reason = "EgressServiceTaken"
+	// ReasonServiceWithoutIPv4: there is no IPv4 address left for an exposed Service. The tunnel stays accepted.
+	ReasonServiceWithoutIPv4 Reason = "ServiceWithoutIPv4"
 	// ReasonTunnelNotFound: the TunnelPeer's tunnel does not exist (yet).
 	ReasonTunnelNotFound Reason = "TunnelNotFound"
 	// ReasonInvalid: a field does not parse.
@@ -91,7 +93,7 @@ func (d Decision) NeedsChange() bool {
 // Accepted says whether the object is acted on.
 func (d Decision) Accepted() bool {
 	switch d.Reason {
-	case ReasonAccepted, ReasonEgressWithoutRoute, ReasonDNSWithoutRoute, ReasonNameClash, ReasonServiceTaken:
+	case ReasonAccepted, ReasonEgressWithoutRoute, ReasonDNSWithoutRoute, ReasonNameClash, ReasonServiceTaken, ReasonServiceWithoutIPv4:
 		return true
 	}
 	return false

@@ -11,9 +11,49 @@ import (
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
-// carried is every port of every exposed Service with the members behind it, and opens those members' ports. A Service that does
-// not exist has no entry; one without a ready member has an entry without targets. Both are refused by the sidecar.
-func (n *Network) carried(s State, policy *policy) []wire.Service {
+// exposedPort is one port of an exposed Service and what is behind it.
+type exposedPort struct {
+	wire.ServiceID
+	headless bool
+	backends
+}
+
+// backends are the targets behind one port of a Service: the ready ones, and those that are going away but still serve.
+type backends struct {
+	ready, leaving targets
+	stranger       bool // an endpoint is ready that is no member's
+}
+
+// targets are members, and pods without a sidecar.
+type targets struct{ inside, outside []netip.AddrPort }
+
+// inside are the members that members go to: where none is ready, those that still serve, as kube-proxy does, so that a rollout of a
+// single replica refuses nobody.
+func (b *backends) inside() []netip.AddrPort {
+	if len(b.ready.inside) == 0 {
+		return ascending(b.leaving.inside)
+	}
+	return ascending(b.ready.inside)
+}
+
+// all are the targets that a gateway goes to, by the same rule.
+func (b *backends) all() (inside, outside []netip.AddrPort) {
+	t := b.ready
+	if len(t.inside)+len(t.outside) == 0 {
+		t = b.leaving
+	}
+	return ascending(t.inside), ascending(t.outside)
+}
+
+// ascending is sorted; a pod is in the IPv4 and in the IPv6 slices of a dual-stack Service.
+func ascending(list []netip.AddrPort) []netip.AddrPort {
+	slices.SortFunc(list, netip.AddrPort.Compare)
+	return clip(slices.Compact(list))
+}
+
+// exposed is every port of every exposed Service with what is behind it, and opens those members' ports. A Service that does not exist
+// has no entry; one without a ready target has an entry without targets. Both are refused by the sidecar.
+func (n *Network) exposed(s State, policy *policy) []exposedPort {
 	exposed := exposedNames(s.Tunnel)
 	slicesOf := make(map[string][]*discoveryv1.EndpointSlice)
 	for i := range s.EndpointSlices {
@@ -22,7 +62,8 @@ func (n *Network) carried(s State, policy *policy) []wire.Service {
 			slicesOf[name] = append(slicesOf[name], e)
 		}
 	}
-	var out []wire.Service
+	plain := n.plainPods(s)
+	var out []exposedPort
 	for i := range s.Services {
 		svc := &s.Services[i]
 		if svc.Namespace != s.Tunnel.Namespace || !exposed[svc.Name] || svc.Spec.Type == corev1.ServiceTypeExternalName {
@@ -39,7 +80,7 @@ func (n *Network) carried(s State, policy *policy) []wire.Service {
 			seen[id] = true
 			rules, everyone := policy.grants(id)
 			open := func(m *member, port wire.Port) { m.open(port, rules, everyone) }
-			out = append(out, wire.Service{ServiceID: id, Targets: n.targets(slicesOf[svc.Name], p.Name, protocol, open)})
+			out = append(out, exposedPort{id, svc.Spec.ClusterIP == corev1.ClusterIPNone, n.backends(slicesOf[svc.Name], p.Name, protocol, plain, open)})
 		}
 	}
 	for _, m := range n.members {
@@ -48,11 +89,18 @@ func (n *Network) carried(s State, policy *policy) []wire.Service {
 	return out
 }
 
-// targets are the members behind one port of a Service: the ready ones; where there are none, those that are going away but still
-// serve, as kube-proxy does, so that a rollout of a single replica refuses nobody. Readiness decides who is dialled, never whose
-// port is open: an endpoint that becomes ready must not wait for another configuration.
-func (n *Network) targets(endpoints []*discoveryv1.EndpointSlice, port string, protocol v1alpha1.Protocol, open func(*member, wire.Port)) []netip.AddrPort {
-	var ready, leaving []netip.AddrPort
+// carried is what members carry to other members by name.
+func carried(exposed []exposedPort) []wire.Service {
+	out := make([]wire.Service, 0, len(exposed))
+	for i := range exposed {
+		out = append(out, wire.Service{ServiceID: exposed[i].ServiceID, Targets: exposed[i].inside()})
+	}
+	return out
+}
+
+// backends are what is behind one port of a Service. Readiness decides who is dialled, never whose port is open: an endpoint that becomes
+// ready must not wait for another configuration.
+func (n *Network) backends(endpoints []*discoveryv1.EndpointSlice, port string, protocol v1alpha1.Protocol, plain plainPods, open func(*member, wire.Port)) (out backends) {
 	for _, slice := range endpoints {
 		number, ok := slicePort(slice, port, protocol)
 		if !ok || slice.AddressType == discoveryv1.AddressTypeFQDN {
@@ -60,28 +108,26 @@ func (n *Network) targets(endpoints []*discoveryv1.EndpointSlice, port string, p
 		}
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
+			into := &targets{} // neither
+			switch c := e.Conditions; {
+			case !isTrue(c.Terminating, false) && isTrue(c.Ready, true):
+				into = &out.ready
+			case isTrue(c.Terminating, false) && isTrue(c.Serving, false):
+				into = &out.leaving
+			}
 			m := n.behind(e)
 			if m == nil {
+				out.stranger = out.stranger || into == &out.ready
+				into.outside = append(into.outside, plain.behind(e, number)...)
 				continue
 			}
 			open(m, wire.Port{Port: number, Protocol: wire.Protocol(protocol)})
-			if !m.registered() {
-				continue
-			}
-			to := netip.AddrPortFrom(m.target(), number)
-			switch c := e.Conditions; {
-			case !isTrue(c.Terminating, false) && isTrue(c.Ready, true):
-				ready = append(ready, to)
-			case isTrue(c.Terminating, false) && isTrue(c.Serving, false):
-				leaving = append(leaving, to)
+			if m.registered() {
+				into.inside = append(into.inside, netip.AddrPortFrom(m.target(), number))
 			}
 		}
 	}
-	if len(ready) == 0 {
-		ready = leaving
-	}
-	slices.SortFunc(ready, netip.AddrPort.Compare)
-	return clip(slices.Compact(ready)) // a pod is in the IPv4 and in the IPv6 slices of a dual-stack Service
+	return out
 }
 
 // behind is the member that an endpoint is: the pod of that name and of that UID. Addresses prove nothing, another pod may have

@@ -20,6 +20,7 @@ type Status struct {
 	Members    v1alpha1.MemberCounts
 	Datapaths  []v1alpha1.DatapathCount
 	Gateway    *v1alpha1.GatewayStatus // nil: the tunnel has none
+	Services   []v1alpha1.ServiceAddresses
 }
 
 // tunnelStatus counts the members that exist and the ones about to be made, so that the count does not lag a reconcile behind.

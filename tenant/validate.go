@@ -93,6 +93,11 @@ func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members 
 	}
 	c := contest{tunnel: t, keys: make(map[key.Public]string, len(peers)+len(members)), addresses: map[netip.Addr]string{}}
 	c.members(members)
+	for name, own := range ServiceAddresses(t, members, peers) {
+		for _, a := range own {
+			c.addresses[a] = "Service " + name
+		}
+	}
 	for _, a := range reserved(t) {
 		if _, taken := c.addresses[a]; !taken {
 			c.addresses[a] = "the tunnel's gateway"

@@ -115,5 +115,8 @@ func tunnelStatusObject(s v1alpha1.TenantTunnelStatus) object {
 		status["gateway"] = object{"publicKey": g.PublicKey, "active": g.Active, "addresses": anySlice(g.Addresses),
 			"egress": egressPortObjects(g.Egress)}
 	}
+	if len(s.Services) > 0 {
+		status["services"] = serviceAddressObjects(s.Services)
+	}
 	return status
 }

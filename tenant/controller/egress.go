@@ -126,14 +126,22 @@ func egressOf(t *v1alpha1.TenantTunnel) []v1alpha1.EgressPort {
 	return t.Status.Gateway.Egress
 }
 
-// writeTunnelStatus writes ports that it gives out only to the very object that it gave them out for: two different ones must not have
-// been said of one entry.
+// writeTunnelStatus writes ports and addresses that it gives out only to the very object that it gave them out for: two different ones
+// must not have been said of one entry.
 func writeTunnelStatus(ctx context.Context, c client.Client, t *v1alpha1.TenantTunnel, want v1alpha1.TenantTunnelStatus) error {
 	who := identity(t.Namespace, t.Name, t.UID)
-	if after := (&v1alpha1.TenantTunnel{Status: want}); !equality.Semantic.DeepEqual(egressOf(t), egressOf(after)) {
+	if after := (&v1alpha1.TenantTunnel{Status: want}); !equality.Semantic.DeepEqual(egressOf(t), egressOf(after)) || !equality.Semantic.DeepEqual(t.Status.Services, want.Services) {
 		who["resourceVersion"] = t.ResourceVersion
 	}
 	return applyStatusTo(ctx, c, "TenantTunnel", &t.ObjectMeta, who, tunnelStatusObject(want))
+}
+
+func serviceAddressObjects(services []v1alpha1.ServiceAddresses) []any {
+	out := make([]any, 0, len(services))
+	for _, s := range services {
+		out = append(out, object{"service": s.Service, "addresses": anySlice(s.Addresses)})
+	}
+	return out
 }
 
 func egressPortObjects(ports []v1alpha1.EgressPort) []any {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -61,10 +62,10 @@ func tunnelOfPeer(o client.Object) types.NamespacedName {
 // What is worth a reconcile. Our own status writes are not, and neither is what kubelets write all day.
 var (
 	specChanged      = builder.WithPredicates(predicate.GenerationChangedPredicate{})
-	policyChanged    = builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{})) // of peers: a policy picks them by labels
 	existenceChanged = updates(func(_, _ client.Object) bool { return false })
 	podChanged       = updates(podMatters)
 	keyChanged       = updates(keyMatters)
+	peerChanged      = updates(peerMatters)
 )
 
 func updates(matter func(before, after client.Object) bool) builder.Predicates {
@@ -83,4 +84,11 @@ func keyMatters(before, after client.Object) bool {
 	a, aok := before.(*v1alpha1.TunnelMember)
 	b, bok := after.(*v1alpha1.TunnelMember)
 	return !aok || !bok || a.Status.PublicKey != b.Status.PublicKey || a.Spec.Tunnel != b.Spec.Tunnel || !slices.Equal(a.Spec.Addresses, b.Spec.Addresses)
+}
+
+// peerMatters: what a peer was given is no Service's to have, and a policy picks peers by their labels.
+func peerMatters(before, after client.Object) bool {
+	a, aok := before.(*v1alpha1.TunnelPeer)
+	b, bok := after.(*v1alpha1.TunnelPeer)
+	return !aok || !bok || a.Generation != b.Generation || !slices.Equal(a.Status.Addresses, b.Status.Addresses) || !maps.Equal(a.Labels, b.Labels)
 }

@@ -75,7 +75,7 @@ func setupTunnel(mgr ctrl.Manager, o Options, recorder events.EventRecorder) err
 		Watches(&v1alpha1.TenantTunnel{}, enqueue(0, self), specChanged).
 		Watches(&corev1.Pod{}, enqueue(o.Debounce, tunnelOfPod), podChanged).
 		Watches(&v1alpha1.TunnelMember{}, enqueue(o.Debounce, tunnelOfMember)).
-		Watches(&v1alpha1.TunnelPeer{}, enqueue(o.Debounce, tunnelOfPeer), policyChanged).
+		Watches(&v1alpha1.TunnelPeer{}, enqueue(o.Debounce, tunnelOfPeer), peerChanged).
 		Watches(&corev1.Service{}, egressTunnels(mgr.GetClient())).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
 		Complete(&tunnelReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, memory: newMemory(o.Now), options: o})

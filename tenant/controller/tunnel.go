@@ -181,7 +181,7 @@ func (r *tunnelReconciler) status(ctx context.Context, t *v1alpha1.TenantTunnel,
 			tenant.Condition(t.Status.Conditions, v1alpha1.ConditionAccepted, s.Accepted.Accepted(), s.Accepted, t.Generation, at),
 			tenant.Condition(t.Status.Conditions, v1alpha1.ConditionReady, s.IsReady(), s.Ready, t.Generation, at),
 		},
-		Addressing: &s.Addressing, Members: &s.Members, Datapaths: s.Datapaths, Gateway: s.Gateway,
+		Addressing: &s.Addressing, Members: &s.Members, Datapaths: s.Datapaths, Gateway: s.Gateway, Services: s.Services,
 	}
 	if equality.Semantic.DeepEqual(t.Status, want) {
 		return 0, nil

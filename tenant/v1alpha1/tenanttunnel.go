@@ -263,6 +263,12 @@ type TenantTunnelStatus struct {
 	// gateway is the tunnel's gateway, where it has one.
 	// +optional
 	Gateway *GatewayStatus `json:"gateway,omitempty"`
+	// services are the exposed Services' own addresses inside the tunnel, where it has a gateway. It answers there on the Services' ports.
+	// +listType=map
+	// +listMapKey=service
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	Services []ServiceAddresses `json:"services,omitempty"`
 }
 
 // AddressingStatus is the addressing in use.
