@@ -42,6 +42,7 @@ type Network struct {
 	relays    []wire.Relay     // of gateways, by listening port, protocol
 	clients   []netip.Addr     // of gateways, sorted
 	published []wire.Published // of gateways, by name, port, protocol
+	hubGrants []wire.Grant     // of gateways
 	lookups   *wire.Lookups    // of everybody
 	limits    limits
 }
@@ -108,15 +109,17 @@ func NewNetwork(s State) *Network {
 	}
 	policy, _ := newPolicy(s.Tunnel)
 	exposed := n.exposed(s, policy)
-	n.grant(policy, accepted)
+	sources := n.grant(policy, accepted)
 	if s.Tunnel.Spec.Gateway != nil {
 		n.zone = &wire.Zone{Domain: Domain(s.Tunnel), Names: n.names(exposed, serviceAddresses)}
 		hub.Published = published(exposed, serviceAddresses)
+		hub.Grants = policy.grantsOfServices(hub.Published, sources)
 	}
 	members.Services = slices.Concat(carried(exposed), egress(s.Tunnel, accepted, n.lookups))
 	members.Sort()
 	hub.Sort()
 	n.peers, n.services, n.hubPeers, n.relays, n.published = members.Peers, members.Services, hub.Peers, hub.Relays, hub.Published
+	n.hubGrants = hub.Grants
 	return n
 }
 
@@ -165,7 +168,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 	}
 	if m.gateway {
 		return wire.Config{Interface: wire.Interface{Addresses: n.gatewayInterface(m), MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers), Zone: n.zone,
-			Relays: clip(n.relays), Clients: clip(n.clients), Published: clip(n.published), Lookups: n.lookups, Limits: n.limits.gateway}, true
+			Relays: clip(n.relays), Clients: clip(n.clients), Published: clip(n.published), Grants: clip(n.hubGrants), Lookups: n.lookups, Limits: n.limits.gateway}, true
 	}
 	return wire.Config{
 		Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu},

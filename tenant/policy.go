@@ -17,7 +17,10 @@ import (
 )
 
 // ruleSet is a set of rules of a policy, a bit for each.
-type ruleSet uint32
+type ruleSet uint64
+
+// theGateway is no rule: it stands for the gateway itself, which asks the policy before it dials a member for somebody.
+const theGateway ruleSet = 1 << v1alpha1.MaxInboundRules
 
 // policy is spec.policy, parsed. Nil: there is none, and every outside peer reaches all that is exposed.
 type policy struct {
@@ -106,27 +109,35 @@ func (p *policy) picks(peer labels.Set) (rules ruleSet) {
 // open lets members reach a port, and of outside peers those that the rules pick.
 func (m *member) open(port wire.Port, rules ruleSet, everyone bool) {
 	m.inbound = append(m.inbound, port)
-	switch {
-	case everyone:
+	if everyone {
 		m.granted = append(m.granted, port)
-	case rules != 0:
-		if m.restricted == nil {
-			m.restricted = map[wire.Port]ruleSet{}
-		}
-		m.restricted[port] |= rules // a port may be behind several Services
+		return
 	}
+	if m.restricted == nil {
+		m.restricted = map[wire.Port]ruleSet{}
+	}
+	m.restricted[port] |= rules | theGateway // a port may be behind several Services
 }
 
 // grant tells members whom they let in where not everybody may. Members with the same ports share what they are told.
-func (n *Network) grant(p *policy, accepted []peer) {
+func (n *Network) grant(p *policy, accepted []peer) (sources map[ruleSet][]netip.Prefix) {
 	if p == nil {
-		return
+		return nil
 	}
-	sources := map[ruleSet][]netip.Prefix{}
+	sources = map[ruleSet][]netip.Prefix{}
 	for i := range accepted {
 		if rules := p.picks(accepted[i].labels); rules != 0 {
 			sources[rules] = append(sources[rules], accepted[i].ranges()...)
 		}
+	}
+	gateways := slices.Clone(n.shared)
+	for _, m := range n.members {
+		if m.gateway {
+			gateways = append(gateways, m.addresses...)
+		}
+	}
+	if len(gateways) > 0 {
+		sources[theGateway] = gateways
 	}
 	known := map[string][]wire.Grant{}
 	for _, m := range n.members {
@@ -137,7 +148,7 @@ func (n *Network) grant(p *policy, accepted []peer) {
 		var same strings.Builder
 		for _, port := range ports {
 			same.WriteString(port.String())
-			same.Write(binary.BigEndian.AppendUint32(nil, uint32(m.restricted[port])))
+			same.Write(binary.BigEndian.AppendUint64(nil, uint64(m.restricted[port])))
 		}
 		grants, ok := known[same.String()]
 		if !ok {
@@ -146,6 +157,27 @@ func (n *Network) grant(p *policy, accepted []peer) {
 		}
 		m.grants = grants
 	}
+	delete(sources, theGateway) // it asks itself for nothing
+	return sources
+}
+
+// grantsOfServices is what a gateway is told of the same.
+func (p *policy) grantsOfServices(published []wire.Published, sources map[ruleSet][]netip.Prefix) (out []wire.Grant) {
+	for i := range published {
+		_, published[i].Everyone = p.grants(published[i].ServiceID)
+	}
+	for picked, from := range sources {
+		g := wire.Grant{Sources: from}
+		for i := range published {
+			if rules, everyone := p.grants(published[i].ServiceID); !everyone && rules&picked != 0 {
+				g.Services = append(g.Services, published[i].ServiceID)
+			}
+		}
+		if len(g.Services) > 0 {
+			out = append(out, g)
+		}
+	}
+	return wire.JoinGrants(out)
 }
 
 // grantsOf are the ports that each of the sources reaches, by the rules that they have in common.

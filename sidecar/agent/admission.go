@@ -12,8 +12,16 @@ import (
 // address that is nobody's reaches none.
 type admission struct {
 	sources ranges[side]
-	granted map[inboundPort]bool  // to all outside peers
-	grants  ranges[[]inboundPort] // besides, to some of them
+	granted map[inboundPort]bool // to all outside peers
+	grants  ranges[granted]      // besides, to some of them
+	// everyone is the Services of a gateway that all outside peers reach.
+	everyone map[wire.ServiceID]bool
+}
+
+// granted is what a Grant lets its sources reach.
+type granted struct {
+	ports    []inboundPort
+	services []wire.ServiceID
 }
 
 // side is where an address belongs.
@@ -40,14 +48,18 @@ func newAdmission(c wire.Config) *admission {
 	for _, p := range c.Granted {
 		a.granted[inboundPort{p.Port, relay.Protocol(p.Protocol)}] = true
 	}
-	var grants []rangeOf[[]inboundPort]
+	a.everyone = make(map[wire.ServiceID]bool, len(c.Published))
+	for _, p := range c.Published {
+		a.everyone[p.ServiceID] = p.Everyone
+	}
+	var grants []rangeOf[granted]
 	for _, g := range c.Grants {
 		ports := make([]inboundPort, 0, len(g.Ports))
 		for _, p := range g.Ports {
 			ports = append(ports, inboundPort{p.Port, relay.Protocol(p.Protocol)})
 		}
 		for _, s := range g.Sources {
-			grants = append(grants, rangeOf[[]inboundPort]{Prefix: s, value: ports})
+			grants = append(grants, rangeOf[granted]{Prefix: s, value: granted{ports, g.Services}})
 		}
 	}
 	a.grants = newRanges(grants)
@@ -62,6 +74,19 @@ func (a *admission) admits(src netip.Addr, to inboundPort) bool {
 	case where == inside || a.granted[to]:
 		return true
 	}
-	ports, _ := a.grants.find(src)
-	return slices.Contains(ports, to)
+	has, _ := a.grants.find(src)
+	return slices.Contains(has.ports, to)
+}
+
+// admitsService says the same of a Service at its own address.
+func (a *admission) admitsService(src netip.Addr, to wire.ServiceID) bool {
+	where, known := a.sources.find(src)
+	switch {
+	case !known:
+		return false
+	case where == inside || a.everyone[to]:
+		return true
+	}
+	has, _ := a.grants.find(src)
+	return slices.Contains(has.services, to)
 }

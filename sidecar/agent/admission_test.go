@@ -67,7 +67,7 @@ func TestAdmissionBySource(t *testing.T) {
 			want bool
 		}{{"new", told, c.want}, {"old", older, c.old}} {
 			d := (&member{}).translate(v.told)
-			if got := d.admits(netip.MustParseAddr(c.src), c.port.Port, relay.Protocol(c.port.Protocol)); got != v.want {
+			if got := d.admit(netip.MustParseAddr(c.src), farAddress.Addr(), c.port.Port, relay.Protocol(c.port.Protocol)); got != v.want {
 				t.Errorf("%s coordinator: %s at %s: admitted %t, want %t", v.name, c.src, c.port, got, v.want)
 			}
 		}
@@ -81,7 +81,7 @@ func TestAdmissionDoesNotAllocate(t *testing.T) {
 	})
 	src := netip.MustParseAddr("192.168.1.1")
 	if n := testing.AllocsPerRun(100, func() {
-		if !d.admits(src, 80, relay.TCP) {
+		if !d.admit(src, farAddress.Addr(), 80, relay.TCP) {
 			t.Error("not admitted")
 		}
 	}); n != 0 {

@@ -21,7 +21,7 @@ func TestMappingsReachTheDevice(t *testing.T) {
 	if !slices.Equal(p.AllowedIPs, []netip.Prefix{plain, seen}) || !reflect.DeepEqual(p.Mappings, []datapath.Mapping{{Real: realRange, Seen: seen}}) {
 		t.Errorf("the device is given %+v", p)
 	}
-	if d.admits(netip.MustParseAddr("192.168.20.7"), 80, relay.TCP) {
+	if d.admit(netip.MustParseAddr("192.168.20.7"), netip.MustParseAddr("10.7.0.2"), 80, relay.TCP) {
 		t.Error("a mapped host counts as a member")
 	}
 }

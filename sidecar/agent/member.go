@@ -184,6 +184,7 @@ func (m *member) translate(c wire.Config) desired {
 			To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port)})
 	}
 	m.translateRelays(&d, c)
+	m.translatePublished(&d, c)
 	d.admission = newAdmission(c)
 	m.serveZone(&d, c.Zone)
 	m.translateLimits(&d, c)

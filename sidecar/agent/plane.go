@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -31,6 +32,10 @@ type desired struct {
 	inbound   []relay.Inbound
 	egress    []relay.Egress // for other pods, of which clients may use it
 	clients   []netip.Addr
+	services  []relay.Published // that are answered for at addresses of their own
+	// publishedAt are these addresses, published the ports that are open there.
+	publishedAt map[netip.Addr]bool
+	published   map[publishedPort]wire.ServiceID
 	// admission says who reaches the inbound ports. Nil: every peer does.
 	admission *admission
 	proxies   relay.Proxies
@@ -45,19 +50,12 @@ type inboundPort struct {
 	protocol relay.Protocol
 }
 
-// admits says whether a peer's address may reach one of the inbound ports.
-func (d *desired) admits(src netip.Addr, port uint16, protocol relay.Protocol) bool {
-	if d == nil {
-		return false
-	}
-	return d.admission == nil || d.admission.admits(src, inboundPort{port, protocol})
-}
-
 // plane is the device and the relay, opened when the first configuration is known and changed in place from then on.
 type plane struct {
 	private    key.Private
 	listenPort uint16
 	chosen     choice
+	podIP      netip.Addr
 	maySend    func() bool // nil: always
 	prepared   func()      // nil: nobody asks
 	log        *slog.Logger
@@ -137,9 +135,9 @@ func (p *plane) applyDevice(d desired) error {
 			g.GroupBy(p.peerOf)
 		}
 		p.resolver.Start(dev)
-		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU, PeerOf: p.peerOf, Ahead: &p.ahead,
-			AllowInbound: func(src netip.Addr, port uint16, protocol relay.Protocol) bool {
-				return p.admission.Load().admits(src, port, protocol)
+		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU, PeerOf: p.peerOf, Ahead: &p.ahead, OwnAddress: p.ownAddress,
+			AllowInbound: func(src, at netip.Addr, port uint16, protocol relay.Protocol) bool {
+				return p.admission.Load().admit(src, at, port, protocol)
 			}})
 	}
 	p.limit(d.limits)
@@ -167,15 +165,19 @@ func (p *plane) applyRelay(d desired) error {
 		p.dns.Set(*zone)
 	}
 	p.resolver.Set(d.lookups)
-	return errors.Join(p.openPorts(d.inbound), p.relay.SetInbound(d.inbound), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies),
+	return errors.Join(p.openPorts(d), p.relay.SetInbound(d.inbound), p.relay.SetPublished(d.services), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies),
 		p.relay.SetEgress(d.egress, d.clients))
 }
 
 // openPorts lets the inbound ports through to the relay, where the kernel shuts them otherwise.
-func (p *plane) openPorts(all []relay.Inbound) error {
+func (p *plane) openPorts(d desired) error {
 	gate, ok := p.device.(datapath.Gate)
 	if !ok {
 		return nil
+	}
+	all := slices.Clone(d.inbound)
+	for _, s := range d.services {
+		all = append(all, relay.Inbound{Port: s.Port, Protocol: s.Protocol})
 	}
 	var open datapath.Ports
 	for _, in := range all {

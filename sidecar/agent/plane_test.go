@@ -33,11 +33,11 @@ func TestAdmission(t *testing.T) {
 		{"outside, declared", &d, "192.168.3.4", 9090, false},
 		{"no configuration", none, "fd00::1", 80, false},
 	} {
-		if got := c.d.admits(netip.MustParseAddr(c.src), c.port, "TCP"); got != c.want {
+		if got := c.d.admit(netip.MustParseAddr(c.src), netip.Addr{}, c.port, "TCP"); got != c.want {
 			t.Errorf("%s: admitted %t, want %t", c.name, got, c.want)
 		}
 	}
-	if d.admits(netip.MustParseAddr("192.168.3.4"), 80, "UDP") {
+	if d.admit(netip.MustParseAddr("192.168.3.4"), netip.Addr{}, 80, "UDP") {
 		t.Error("a TCP port was granted for UDP too")
 	}
 }

@@ -11,12 +11,12 @@ import (
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
-// balancer remembers, for every target in use, how many connections it has and whether it failed a moment ago. It is shared by
-// all forwards and proxies, so what one learns of a dead target spares the others the wait.
-type balancer struct {
+// balancer remembers, for every target in use, how many connections it has and whether it failed a moment ago. One is shared by
+// all forwards and proxies, so what one learns of a dead target spares the others the wait; another by what is published.
+type balancer[T comparable] struct {
 	hold time.Duration
 	mu   sync.Mutex
-	m    map[netip.AddrPort]*targetState
+	m    map[T]*targetState
 }
 
 type targetState struct {
@@ -26,17 +26,17 @@ type targetState struct {
 
 const maxRemembered = 4096 // states of targets without connections; a proxy can name any number
 
-func newBalancer(hold time.Duration) *balancer {
-	return &balancer{hold: hold, m: map[netip.AddrPort]*targetState{}}
+func newBalancer[T comparable](hold time.Duration) *balancer[T] {
+	return &balancer[T]{hold: hold, m: map[T]*targetState{}}
 }
 
 // order returns the targets in the order to try them: of two random healthy ones the less loaded first, then the other healthy
 // ones, then those that failed lately, the longest ago first. It does not change targets.
-func (b *balancer) order(targets []netip.AddrPort, now time.Time) []netip.AddrPort {
+func (b *balancer[T]) order(targets []T, now time.Time) []T {
 	if len(targets) < 2 {
 		return targets
 	}
-	out := make([]netip.AddrPort, len(targets))
+	out := make([]T, len(targets))
 	for i, j := range rand.Perm(len(targets)) {
 		out[i] = targets[j]
 	}
@@ -57,7 +57,7 @@ func (b *balancer) order(targets []netip.AddrPort, now time.Time) []netip.AddrPo
 }
 
 // sortSick puts the longest ago first.
-func (b *balancer) sortSick(sick []netip.AddrPort) {
+func (b *balancer[T]) sortSick(sick []T) {
 	for i := 1; i < len(sick); i++ { // a handful at most: insertion sort
 		for j := i; j > 0 && b.m[sick[j]].failed.Before(b.m[sick[j-1]].failed); j-- {
 			sick[j], sick[j-1] = sick[j-1], sick[j]
@@ -66,11 +66,11 @@ func (b *balancer) sortSick(sick []netip.AddrPort) {
 }
 
 // asGiven returns the targets in their own order, but for those that failed lately, which come last. It does not change targets.
-func (b *balancer) asGiven(targets []netip.AddrPort, now time.Time) []netip.AddrPort {
+func (b *balancer[T]) asGiven(targets []T, now time.Time) []T {
 	if len(targets) < 2 {
 		return targets
 	}
-	out, sick := make([]netip.AddrPort, 0, len(targets)), []netip.AddrPort(nil)
+	out, sick := make([]T, 0, len(targets)), []T(nil)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, t := range targets {
@@ -84,7 +84,7 @@ func (b *balancer) asGiven(targets []netip.AddrPort, now time.Time) []netip.Addr
 	return append(out, sick...)
 }
 
-func (b *balancer) openTo(t netip.AddrPort) int {
+func (b *balancer[T]) openTo(t T) int {
 	if s := b.m[t]; s != nil {
 		return s.open
 	}
@@ -92,14 +92,14 @@ func (b *balancer) openTo(t netip.AddrPort) int {
 }
 
 // begin counts a connection to t, from the first SYN on so that a burst spreads too.
-func (b *balancer) begin(t netip.AddrPort) {
+func (b *balancer[T]) begin(t T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.state(t).open++
 }
 
 // end undoes begin.
-func (b *balancer) end(t netip.AddrPort) {
+func (b *balancer[T]) end(t T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.state(t)
@@ -109,7 +109,7 @@ func (b *balancer) end(t netip.AddrPort) {
 }
 
 // mark records how an attempt went.
-func (b *balancer) mark(t netip.AddrPort, ok bool, now time.Time) {
+func (b *balancer[T]) mark(t T, ok bool, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !ok {
@@ -121,7 +121,7 @@ func (b *balancer) mark(t netip.AddrPort, ok bool, now time.Time) {
 	}
 }
 
-func (b *balancer) state(t netip.AddrPort) *targetState {
+func (b *balancer[T]) state(t T) *targetState {
 	s := b.m[t]
 	if s == nil {
 		if len(b.m) >= maxRemembered {
@@ -134,7 +134,7 @@ func (b *balancer) state(t netip.AddrPort) *targetState {
 }
 
 // forget drops what has no connections. Forgetting a failure costs one attempt at worst.
-func (b *balancer) forget() {
+func (b *balancer[T]) forget() {
 	for t, s := range b.m {
 		if s.open <= 0 {
 			delete(b.m, t)
@@ -144,43 +144,50 @@ func (b *balancer) forget() {
 
 // dial connects to one of the targets. On None the caller owns the stream and calls r.balancer.end(target) when it has ended.
 func (r *Relay) dial(ctx context.Context, targets []netip.AddrPort) (datapath.Stream, netip.AddrPort, Reason) {
-	if len(targets) == 0 {
-		return nil, netip.AddrPort{}, NoTargets
-	}
 	return r.dialOrdered(ctx, r.balancer.order(targets, time.Now()))
 }
 
-// dialOrdered does so in the order of targets, of which there is at least one.
+// dialOrdered does so in the order of targets.
 func (r *Relay) dialOrdered(ctx context.Context, targets []netip.AddrPort) (datapath.Stream, netip.AddrPort, Reason) {
+	return dialAny(ctx, r, r.balancer, targets, r.network.DialTCP)
+}
+
+// dialAny does so with any balancer, and what dials for it.
+func dialAny[T comparable](ctx context.Context, r *Relay, b *balancer[T], targets []T, dial func(context.Context, T) (datapath.Stream, error)) (
+	stream datapath.Stream, target T, why Reason) {
+	var none T
+	if len(targets) == 0 {
+		return nil, none, NoTargets
+	}
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Limits.DialBudget)
 	defer cancel()
-	why := Unreachable
+	why = Unreachable
 	for _, t := range targets {
-		r.balancer.begin(t)
-		s, err := r.dialOne(ctx, t)
+		b.begin(t)
+		s, err := dialOne(ctx, r, t, dial)
 		if err == nil {
-			r.balancer.mark(t, true, time.Now())
+			b.mark(t, true, time.Now())
 			return s, t, None
 		}
-		r.balancer.end(t)
+		b.end(t)
 		if ctx.Err() != nil {
 			break
 		}
-		r.balancer.mark(t, false, time.Now())
+		b.mark(t, false, time.Now())
 		why = dialReason(ctx, err)
 		r.log.Debug("dial target", "target", t, "reason", why.String(), "error", err)
 	}
 	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-		return nil, netip.AddrPort{}, Timeout
+		return nil, none, Timeout
 	}
 	if ctx.Err() != nil {
-		return nil, netip.AddrPort{}, Aborted
+		return nil, none, Aborted
 	}
-	return nil, netip.AddrPort{}, why
+	return nil, none, why
 }
 
-func (r *Relay) dialOne(ctx context.Context, t netip.AddrPort) (datapath.Stream, error) {
+func dialOne[T any](ctx context.Context, r *Relay, t T, dial func(context.Context, T) (datapath.Stream, error)) (datapath.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Limits.DialTimeout)
 	defer cancel()
-	return r.network.DialTCP(ctx, t)
+	return dial(ctx, t)
 }

@@ -6,6 +6,7 @@
 //	outbound   application -> loopback listener (Forward, SOCKS5, CONNECT) -> balancer -> Network.DialTCP / DialUDP
 //	egress     another pod -> listener on the pod's address (Egress) -> allowed? -> Network.DialTCP / DialUDP
 //	inbound    Network.HandleTCP / HandleUDP -> allowed? -> dial loopback -> Accept -> application
+//	published  the same, at addresses of a Service's own -> balancer -> Network.Dial or the pod's network -> Accept -> member or pod
 //
 // Every TCP connection ends in a pipe: two halves, one goroutine each, one buffer in flight per half. A buffer is borrowed
 // when there are bytes to put in it and given back when they are written, so an idle connection holds none; that needs help

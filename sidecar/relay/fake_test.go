@@ -199,14 +199,18 @@ func (q *fakeTCPRequest) Accept() (datapath.Stream, error) {
 
 // connect is a peer's connect(); nil when it is refused.
 func (f *fakeNet) connect(remote netip.Addr, port uint16) *net.TCPConn {
+	return f.connectAt(remote, netip.AddrPortFrom(netip.MustParseAddr("10.9.0.1"), port))
+}
+
+// connectAt is one to a certain address of ours.
+func (f *fakeNet) connectAt(remote netip.Addr, local netip.AddrPort) *net.TCPConn {
 	f.mu.Lock()
 	h := f.onTCP
 	f.mu.Unlock()
 	if h == nil {
 		return nil
 	}
-	q := &fakeTCPRequest{f: f, local: netip.AddrPortFrom(netip.MustParseAddr("10.9.0.1"), port),
-		remote: netip.AddrPortFrom(remote, 40000), peer: make(chan *net.TCPConn, 1)}
+	q := &fakeTCPRequest{f: f, local: local, remote: netip.AddrPortFrom(remote, 40000), peer: make(chan *net.TCPConn, 1)}
 	go h(q)
 	return <-q.peer
 }
@@ -229,6 +233,12 @@ func (q *fakeUDPRequest) Accept() (net.Conn, error) {
 // send is a peer's first datagram; the connection is the peer's end, nil when refused.
 func (f *fakeNet) send(t *testing.T, remote netip.AddrPort, port uint16, data []byte) *net.UDPConn {
 	t.Helper()
+	return f.sendAt(t, remote, netip.AddrPortFrom(netip.MustParseAddr("10.9.0.1"), port), data)
+}
+
+// sendAt is one to a certain address of ours.
+func (f *fakeNet) sendAt(t *testing.T, remote, local netip.AddrPort, data []byte) *net.UDPConn {
+	t.Helper()
 	f.mu.Lock()
 	h := f.onUDP
 	f.mu.Unlock()
@@ -240,7 +250,7 @@ func (f *fakeNet) send(t *testing.T, remote netip.AddrPort, port uint16, data []
 	_ = peer.Close()
 	peer = must(net.DialUDP("udp4", peer.LocalAddr().(*net.UDPAddr), ours.LocalAddr().(*net.UDPAddr)))
 	must(peer.Write(data))
-	q := &fakeUDPRequest{local: netip.AddrPortFrom(netip.MustParseAddr("10.9.0.1"), port), remote: remote, conn: ours, refused: make(chan bool, 1)}
+	q := &fakeUDPRequest{local: local, remote: remote, conn: ours, refused: make(chan bool, 1)}
 	go h(q)
 	if <-q.refused {
 		_ = peer.Close()
@@ -277,6 +287,11 @@ func newWorld(t *testing.T, m mode, change ...func(*Options)) *world {
 				if s.open != 0 {
 					t.Errorf("balancer still counts %d connections to %s", s.open, at)
 				}
+			}
+		}
+		for at, s := range w.r.inbound.balancer.m {
+			if s.open != 0 {
+				t.Errorf("balancer still counts %d connections to published %s", s.open, at)
 			}
 		}
 		eventually(t, "goroutines end", func() bool { return runtime.NumGoroutine() <= before })

@@ -14,6 +14,7 @@ type flow[K comparable] struct {
 	conn   net.Conn       // closing it ends the flow's goroutine
 	target netip.AddrPort // what conn is connected to
 	name   string         // of the forward that it was started for
+	served target         // of a flow to what is published: the same
 	onEnd  func()         // called once, when the flow leaves the table
 
 	used time.Time     // guarded by the table

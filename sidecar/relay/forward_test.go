@@ -253,7 +253,7 @@ func TestIPv6Loopback(t *testing.T) {
 
 func TestBalancerOrder(t *testing.T) {
 	now := time.Now()
-	b := newBalancer(5 * time.Second)
+	b := newBalancer[netip.AddrPort](5 * time.Second)
 	all := []netip.AddrPort{inner(1), inner(2), inner(3), inner(4)}
 	b.mark(inner(1), false, now.Add(-time.Second)) // failed first
 	b.mark(inner(2), false, now)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/slots"
@@ -22,15 +23,18 @@ type Inbound struct {
 type inboundKey struct {
 	proto Protocol
 	port  uint16
+	at    netip.Addr // of what is published; zero: all other addresses of ours
 }
 
 // inboundPort is one listed port; its context ends what came in through it.
 type inboundPort struct {
-	key    inboundKey
-	to     netip.AddrPort
-	meter  *meter
-	ctx    context.Context
-	cancel context.CancelFunc
+	key     inboundKey
+	to      netip.AddrPort
+	service string   // of what is published
+	targets []target // of what is published
+	meter   *meter
+	ctx     context.Context
+	cancel  context.CancelFunc
 }
 
 // inboundSide answers what peers ask for.
@@ -42,16 +46,20 @@ type inboundSide struct {
 	table *flowTable[inboundFlow]
 	// Flows to port 53 have a table of their own: a table has one idle time.
 	dnsTable *flowTable[inboundFlow]
+	balancer *balancer[target] // of what is published
+	pods     podNetwork
 
-	mu     sync.Mutex
-	ports  map[inboundKey]*inboundPort
-	live   map[*inboundConn]struct{}
-	silent silence
+	mu        sync.Mutex
+	ports     map[inboundKey]*inboundPort
+	published map[netip.Addr]struct{} // where nothing but what is published is answered for
+	live      map[*inboundConn]struct{}
+	silent    silence
 }
 
 // inboundConn is an accepted connection as policy sees it.
 type inboundConn struct {
 	src    netip.Addr
+	at     netip.Addr // ours
 	port   *inboundPort
 	cancel context.CancelFunc
 }
@@ -62,6 +70,7 @@ func newInboundSide(r *Relay) *inboundSide {
 		r:     r,
 		dials: slots.New(0, l.DialsPerPeer), conns: slots.New(0, l.ConnectionsPerPeer), flows: slots.New(0, l.FlowsPerPeer),
 		table: newFlowTable[inboundFlow](l.UDPIdle, l.Flows), dnsTable: newFlowTable[inboundFlow](l.DNSIdle, l.Flows),
+		balancer: newBalancer[target](l.FailureHold), pods: podNetwork(kernelNetwork{}),
 		ports: map[inboundKey]*inboundPort{}, live: map[*inboundConn]struct{}{},
 	}
 	for _, held := range []*slots.Slots{in.dials, in.conns, in.flows} {
@@ -88,17 +97,22 @@ func (r *Relay) SetInbound(all []Inbound) error {
 		return ErrDraining
 	}
 	want, bad := planInbound(all)
-	r.inbound.set(want)
-	r.network.HandleTCP(r.inbound.handleTCP)
-	r.network.HandleUDP(r.inbound.handleUDP)
+	r.inbound.set(want, false)
+	r.inbound.attach()
 	return errors.Join(bad...)
 }
 
-func planInbound(all []Inbound) (want map[inboundKey]netip.AddrPort, bad []error) {
-	want = map[inboundKey]netip.AddrPort{}
+// attach begins accepting.
+func (in *inboundSide) attach() {
+	in.r.network.HandleTCP(in.handleTCP)
+	in.r.network.HandleUDP(in.handleUDP)
+}
+
+func planInbound(all []Inbound) (want map[inboundKey]*inboundPort, bad []error) {
+	want = map[inboundKey]*inboundPort{}
 	for _, in := range all {
 		to, err := checkLoopback(in.To)
-		key := inboundKey{in.Protocol, in.Port}
+		key := inboundKey{proto: in.Protocol, port: in.Port}
 		_, twice := want[key]
 		switch {
 		case in.Port == 0:
@@ -112,7 +126,7 @@ func planInbound(all []Inbound) (want map[inboundKey]netip.AddrPort, bad []error
 			bad = append(bad, fmt.Errorf("inbound %s %d: %w", in.Protocol, in.Port, err))
 			continue
 		}
-		want[key] = to
+		want[key] = &inboundPort{key: key, to: to}
 	}
 	return want, bad
 }
@@ -120,20 +134,25 @@ func planInbound(all []Inbound) (want map[inboundKey]netip.AddrPort, bad []error
 // refusedMeter counts what asked for a port that is not listed.
 var refusedMeter = meterKey{Accepted, "other", ""}
 
-func (k inboundKey) meterKey() meterKey { return meterKey{Accepted, fmt.Sprint(k.port), k.proto} }
+func (p *inboundPort) meterKey() meterKey {
+	if p.service != "" {
+		return meterKey{Accepted, fmt.Sprintf("%s:%d", p.service, p.key.port), p.key.proto}
+	}
+	return meterKey{Accepted, fmt.Sprint(p.key.port), p.key.proto}
+}
 
-func (in *inboundSide) set(want map[inboundKey]netip.AddrPort) {
+// set takes the place of all that is published, or of all else.
+func (in *inboundSide) set(want map[inboundKey]*inboundPort, published bool) {
 	keep := map[meterKey]bool{refusedMeter: true}
 	in.mu.Lock()
 	for key, p := range in.ports {
-		if _, ok := want[key]; !ok {
+		if next := want[key]; key.at.IsValid() == published && (next == nil || next.service != p.service) {
 			p.cancel()
 			delete(in.ports, key)
 		}
 	}
-	for key, to := range want {
-		keep[key.meterKey()] = true
-		next := &inboundPort{key: key, to: to, meter: in.r.meterFor(key.meterKey())}
+	for key, next := range want {
+		next.meter = in.r.meterFor(next.meterKey())
 		if p := in.ports[key]; p != nil {
 			next.ctx, next.cancel = p.ctx, p.cancel
 		} else {
@@ -141,8 +160,15 @@ func (in *inboundSide) set(want map[inboundKey]netip.AddrPort) {
 		}
 		in.ports[key] = next
 	}
+	in.published = map[netip.Addr]struct{}{}
+	for key, p := range in.ports {
+		keep[p.meterKey()] = true
+		if key.at.IsValid() {
+			in.published[key.at] = struct{}{}
+		}
+	}
 	for c := range in.live {
-		if !in.allowed(c.src, c.port.key) {
+		if !in.allowed(c.src, c.at, c.port.key) {
 			c.cancel()
 		}
 	}
@@ -151,9 +177,18 @@ func (in *inboundSide) set(want map[inboundKey]netip.AddrPort) {
 	in.r.pruneMeters(Accepted, keep)
 }
 
-func (in *inboundSide) allowed(src netip.Addr, k inboundKey) bool {
+func (in *inboundSide) allowed(src, at netip.Addr, k inboundKey) bool {
 	allow := in.r.opts.AllowInbound
-	return allow == nil || allow(src, k.port, k.proto)
+	return allow == nil || allow(src, at, k.port, k.proto)
+}
+
+// find is the port that is open there; nil: none. It needs the lock.
+func (in *inboundSide) find(at netip.AddrPort, proto Protocol) *inboundPort {
+	key := inboundKey{proto: proto, port: at.Port()}
+	if _, own := in.published[at.Addr()]; own {
+		key.at = at.Addr()
+	}
+	return in.ports[key]
 }
 
 // detach stops accepting.
@@ -174,14 +209,14 @@ func (in *inboundSide) abort() {
 }
 
 // admit finds the port a peer asks for and says whether it may have it.
-func (in *inboundSide) admit(src netip.Addr, key inboundKey) (*inboundPort, Reason) {
+func (in *inboundSide) admit(src netip.Addr, at netip.AddrPort, proto Protocol) (*inboundPort, Reason) {
 	in.mu.Lock()
-	p := in.ports[key]
+	p := in.find(at, proto)
 	in.mu.Unlock()
 	switch {
 	case p == nil:
 		return nil, NotExposed
-	case !in.allowed(src, key):
+	case !in.allowed(src, at.Addr(), p.key):
 		return p, NotAllowed
 	}
 	return p, None
@@ -195,7 +230,7 @@ func (in *inboundSide) refused(p *inboundPort, why Reason, src netip.Addr) {
 	in.r.failed(m, why, "from", src)
 }
 
-// handleTCP answers one connection: the local side is dialled first, so that a port nobody listens on looks to the peer
+// handleTCP answers one connection: what is behind the port is dialled first, so that one nobody listens on looks to the peer
 // exactly like that.
 func (in *inboundSide) handleTCP(req datapath.TCPRequest) {
 	if !in.r.enter() {
@@ -203,8 +238,8 @@ func (in *inboundSide) handleTCP(req datapath.TCPRequest) {
 		return
 	}
 	defer in.r.wg.Done()
-	src := req.Remote().Addr().Unmap()
-	p, why := in.admit(src, inboundKey{TCP, req.Local().Port()})
+	src, at := req.Remote().Addr().Unmap(), unmapped(req.Local())
+	p, why := in.admit(src, at, TCP)
 	if why == None {
 		why = in.r.begin()
 	}
@@ -220,19 +255,20 @@ func (in *inboundSide) handleTCP(req datapath.TCPRequest) {
 		return
 	}
 	defer in.conns.Give(src)
-	c := in.track(src, p)
+	c := in.track(src, at.Addr(), p)
 	if c == nil {
 		in.refused(p, Aborted, src)
 		req.Refuse()
 		return
 	}
 	defer in.untrack(c.conn)
-	local, why := in.dialLocal(c.ctx, src, p)
+	local, ended, why := in.dial(c.ctx, src, p)
 	if why != None {
 		in.refused(p, why, src)
 		req.Refuse()
 		return
 	}
+	defer ended()
 	s, err := req.Accept()
 	if err != nil {
 		local.Abort()
@@ -248,12 +284,12 @@ type tracked struct {
 }
 
 // track makes the connection one that a change of policy ends; nil when the port has just gone or policy has just changed.
-func (in *inboundSide) track(src netip.Addr, p *inboundPort) *tracked {
+func (in *inboundSide) track(src, at netip.Addr, p *inboundPort) *tracked {
 	ctx, cancel := context.WithCancel(p.ctx)
-	c := &inboundConn{src: src, port: p, cancel: cancel}
+	c := &inboundConn{src: src, at: at, port: p, cancel: cancel}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if p.ctx.Err() != nil || !in.allowed(src, p.key) {
+	if p.ctx.Err() != nil || !in.allowed(src, at, p.key) {
 		cancel()
 		return nil
 	}
@@ -268,11 +304,18 @@ func (in *inboundSide) untrack(c *inboundConn) {
 	delete(in.live, c)
 }
 
-func (in *inboundSide) dialLocal(ctx context.Context, src netip.Addr, p *inboundPort) (localStream, Reason) {
+// dial connects to what is behind a port. On None the caller calls ended when the connection has.
+func (in *inboundSide) dial(ctx context.Context, src netip.Addr, p *inboundPort) (s datapath.Stream, ended func(), why Reason) {
 	if !in.dials.Take(src) {
-		return localStream{}, Limit
+		return nil, nil, Limit
 	}
 	defer in.dials.Give(src)
+	if p.service != "" {
+		s, t, why := dialAny(ctx, in.r, in.balancer, in.balancer.order(p.targets, time.Now()), in.dialTarget)
+		return s, func() { in.balancer.end(t) }, why
+	}
 	local, err := dialLocalTCP(ctx, p.to, in.r.opts.Limits.DialTimeout)
-	return local, dialReason(ctx, err)
+	return local, func() {}, dialReason(ctx, err)
 }
+
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }

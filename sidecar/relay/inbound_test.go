@@ -42,7 +42,7 @@ func TestInboundTCP(t *testing.T) {
 func TestInboundRefuses(t *testing.T) {
 	var denied atomic.Bool
 	w := newWorld(t, kernelMode, func(o *Options) {
-		o.AllowInbound = func(src netip.Addr, port uint16, proto Protocol) bool { return src == peerA || !denied.Load() }
+		o.AllowInbound = func(src, _ netip.Addr, port uint16, proto Protocol) bool { return src == peerA || !denied.Load() }
 	})
 	if w.net.connect(peerA, 80) != nil {
 		t.Error("accepted before anything was listed")
@@ -101,7 +101,7 @@ func TestInboundBadEntries(t *testing.T) {
 func TestInboundRevoked(t *testing.T) {
 	var denied atomic.Bool
 	w := newWorld(t, kernelMode, func(o *Options) {
-		o.AllowInbound = func(src netip.Addr, port uint16, proto Protocol) bool { return src == peerA || !denied.Load() }
+		o.AllowInbound = func(src, _ netip.Addr, port uint16, proto Protocol) bool { return src == peerA || !denied.Load() }
 	})
 	in := Inbound{Port: 80, Protocol: TCP, To: server(t, echo)}
 	w.inbound(in, Inbound{Port: 81, Protocol: TCP, To: in.To})

@@ -52,13 +52,13 @@ func (in *inboundSide) handleUDP(req datapath.UDPRequest) {
 		return
 	}
 	defer in.r.wg.Done()
-	src, port := req.Remote().Addr().Unmap(), req.Local().Port()
-	p, why := in.admit(src, inboundKey{UDP, port})
+	src, at := req.Remote().Addr().Unmap(), unmapped(req.Local())
+	p, why := in.admit(src, at, UDP)
 	switch {
 	case why != None:
 	case in.r.isDraining():
 		why = Draining
-	case in.silent.has(port, time.Now()):
+	case p.service == "" && in.silent.has(at.Port(), time.Now()):
 		why = Refused
 	case !in.flows.Take(src):
 		why = Limit
@@ -68,30 +68,47 @@ func (in *inboundSide) handleUDP(req datapath.UDPRequest) {
 		req.Refuse()
 		return
 	}
-	local, err := dialLocalUDP(p.ctx, p.to)
-	if err != nil {
+	f, why := in.dialFlow(p)
+	if why != None {
 		in.flows.Give(src)
 		req.Refuse()
-		in.refused(p, dialReason(p.ctx, err), src)
+		in.refused(p, why, src)
 		return
+	}
+	ended := f.onEnd
+	f.onEnd = func() {
+		in.flows.Give(src)
+		ended()
 	}
 	tunnel, err := req.Accept()
 	if err != nil {
-		in.flows.Give(src)
-		_ = local.Close()
+		_ = f.conn.Close()
+		f.onEnd()
 		in.refused(p, ResetByTunnel, src)
 		return
 	}
-	in.runFlow(p, src, inboundFlow{req.Remote(), req.Local()}, local, tunnel)
+	f.key = inboundFlow{req.Remote(), at}
+	in.runFlow(p, src, f, tunnel)
 }
 
-// runFlow owns both sockets and returns when the flow has ended.
-func (in *inboundSide) runFlow(p *inboundPort, src netip.Addr, key inboundFlow, local, tunnel net.Conn) {
-	m, table := p.meter, in.tableFor(key.local.Port())
-	f := &flow[inboundFlow]{key: key, conn: bothConns{tunnel, local}, target: p.to}
+// dialFlow makes a socket to what is behind a port; nothing is sent.
+func (in *inboundSide) dialFlow(p *inboundPort) (*flow[inboundFlow], Reason) {
+	if p.service != "" {
+		conn, t, why := dialAnyUDP(p.ctx, in.r, in.balancer, in.balancer.order(p.targets, time.Now()), in.dialTargetUDP)
+		return &flow[inboundFlow]{conn: conn, target: t.AddrPort, served: t, onEnd: func() { in.balancer.end(t) }}, why
+	}
+	conn, err := dialLocalUDP(p.ctx, p.to)
+	return &flow[inboundFlow]{conn: conn, target: p.to, onEnd: func() {}}, dialReason(p.ctx, err)
+}
+
+// runFlow owns both sockets, one of which the flow comes with, and returns when the flow has ended.
+func (in *inboundSide) runFlow(p *inboundPort, src netip.Addr, f *flow[inboundFlow], tunnel net.Conn) {
+	m, table := p.meter, in.tableFor(f.key.local.Port())
+	local, over := f.conn, f.onEnd
+	f.conn = bothConns{tunnel, local}
 	f.onEnd = func() {
 		m.flows.Add(-1)
-		in.flows.Give(src)
+		over()
 	}
 	m.flows.Add(1)
 	m.flowTotal.Add(1)
@@ -106,7 +123,7 @@ func (in *inboundSide) runFlow(p *inboundPort, src netip.Addr, key inboundFlow, 
 	}
 	stop := context.AfterFunc(p.ctx, func() { table.remove(f) })
 	defer stop()
-	if !in.allowed(src, p.key) { // policy may have changed before the flow was in the table
+	if !in.allowed(src, f.key.local.Addr(), p.key) || in.left(f) { // that may have changed before the flow was in the table
 		table.remove(f)
 	}
 	ended := make(chan struct{})
@@ -144,7 +161,11 @@ func (in *inboundSide) copyPackets(f *flow[inboundFlow], dst, src net.Conn, coun
 		}
 		rd.release()
 		if errors.Is(err, syscall.ECONNREFUSED) { // the kernel tells whoever calls next, reader or writer
-			in.silent.mark(f.key.local.Port(), time.Now())
+			if f.served.IsValid() {
+				in.balancer.mark(f.served, false, time.Now())
+			} else {
+				in.silent.mark(f.key.local.Port(), time.Now())
+			}
 			return
 		}
 		table.touch(f)
@@ -158,10 +179,11 @@ func (in *inboundSide) tableFor(port uint16) *flowTable[inboundFlow] {
 	return in.table
 }
 
-// recheckFlows ends the flows that policy no longer allows.
+// recheckFlows ends the flows that policy no longer allows, and those to targets that are behind their port no more: their next datagram
+// finds another.
 func (in *inboundSide) recheckFlows() {
 	gone := func(f *flow[inboundFlow]) bool {
-		return !in.allowed(f.key.remote.Addr().Unmap(), inboundKey{UDP, f.key.local.Port()})
+		return !in.allowed(f.key.remote.Addr().Unmap(), f.key.local.Addr(), inboundKey{proto: UDP, port: f.key.local.Port()}) || in.left(f)
 	}
 	in.table.removeIf(gone)
 	in.dnsTable.removeIf(gone)

@@ -39,7 +39,11 @@ func (r *Relay) newPipe(local, tunnel datapath.Stream, early []byte, m *meter) *
 	p := &pipe{local: local, tunnel: tunnel}
 	bulk := r.bulkFor(tunnel)
 	p.up = half{in: newReader(local, r.lender, bulk, false), out: tunnel, count: &m.up, first: early}
-	p.down = half{in: newReader(tunnel, r.lender, largeBuffer, false), out: local, count: &m.down}
+	bulk = largeBuffer
+	if _, kernel := local.(localStream); !kernel { // through the tunnel too
+		bulk = r.bulkFor(local)
+	}
+	p.down = half{in: newReader(tunnel, r.lender, bulk, false), out: local, count: &m.down}
 	return p
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
@@ -29,7 +30,7 @@ type Relay struct {
 	log      *slog.Logger
 	opts     Options
 	lender   *lender
-	balancer *balancer
+	balancer *balancer[netip.AddrPort]
 	watcher  watcher
 
 	ctx    context.Context // ends with Close
@@ -66,7 +67,7 @@ func New(o Options) *Relay {
 	r := &Relay{
 		network: o.Network, log: o.Logger, opts: o, ctx: ctx, cancel: cancel,
 		lender:   newLender(o.Limits.LargeBuffers),
-		balancer: newBalancer(o.Limits.FailureHold),
+		balancer: newBalancer[netip.AddrPort](o.Limits.FailureHold),
 		forwards: map[forwardKey]listener{},
 		meters:   map[meterKey]*meter{},
 	}

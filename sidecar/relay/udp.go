@@ -214,19 +214,25 @@ func (u *udpForward) answer(f *flow[netip.AddrPort], m *meter) {
 
 // dialUDP makes a socket to the first of the targets that has a route; nothing is sent. On None the caller calls r.balancer.end(target) in the end.
 func (r *Relay) dialUDP(ctx context.Context, targets []netip.AddrPort) (net.Conn, netip.AddrPort, Reason) {
-	why := NoTargets
+	return dialAnyUDP(ctx, r, r.balancer, targets, r.network.DialUDP)
+}
+
+// dialAnyUDP does so with any balancer, and what dials for it.
+func dialAnyUDP[T comparable](ctx context.Context, r *Relay, b *balancer[T], targets []T, dial func(context.Context, T) (net.Conn, error)) (
+	conn net.Conn, target T, why Reason) {
+	why = NoTargets
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Limits.DialTimeout)
 	defer cancel()
 	for _, t := range targets {
-		conn, err := r.network.DialUDP(ctx, t)
+		conn, err := dial(ctx, t)
 		if err == nil {
-			r.balancer.begin(t)
+			b.begin(t)
 			return conn, t, None
 		}
-		r.balancer.mark(t, false, time.Now())
+		b.mark(t, false, time.Now())
 		why = dialReason(ctx, err)
 	}
-	return nil, netip.AddrPort{}, why
+	return nil, target, why
 }
 
 // flowBroken tells an error that the socket will not recover from, or that speaks of the target, from one of the datagram.

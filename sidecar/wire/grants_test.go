@@ -36,7 +36,7 @@ func TestGrantDeltaIsSmall(t *testing.T) {
 	}
 	web, db := []Port{{80, TCP}}, []Port{{5432, TCP}}
 	config := func(webs, dbs []netip.Prefix) Config {
-		c := Config{Interface: Interface{Addresses: []netip.Prefix{netip.MustParsePrefix("10.7.0.2/32")}}, Grants: []Grant{{webs, web}, {dbs, db}}}
+		c := Config{Interface: Interface{Addresses: []netip.Prefix{netip.MustParsePrefix("10.7.0.2/32")}}, Grants: []Grant{{Sources: webs, Ports: web}, {Sources: dbs, Ports: db}}}
 		c.Sort()
 		return c
 	}
@@ -51,8 +51,8 @@ func TestGrantDeltaIsSmall(t *testing.T) {
 		to   Config
 		want Delta
 	}{
-		"comes": {config(append([]netip.Prefix{source(4000)}, many...), one), Delta{UpsertGrants: []Grant{{[]netip.Prefix{source(4000)}, web}}}},
-		"moves": {config(without, append([]netip.Prefix{moved}, one...)), Delta{UpsertGrants: []Grant{{[]netip.Prefix{moved}, db}}}},
+		"comes": {config(append([]netip.Prefix{source(4000)}, many...), one), Delta{UpsertGrants: []Grant{{Sources: []netip.Prefix{source(4000)}, Ports: web}}}},
+		"moves": {config(without, append([]netip.Prefix{moved}, one...)), Delta{UpsertGrants: []Grant{{Sources: []netip.Prefix{moved}, Ports: db}}}},
 		"goes":  {config(without, one), Delta{RemoveSources: []netip.Prefix{moved}}},
 		"stays": {config(many, one), Delta{}},
 	} {
@@ -68,7 +68,7 @@ func TestGrantDeltaIsSmall(t *testing.T) {
 
 // TestGrantsAreUnknownToOlderVersions: what only some peers may reach is not in what an older version takes for granted to all of them.
 func TestGrantsAreUnknownToOlderVersions(t *testing.T) {
-	c := Config{Granted: []Port{{443, TCP}}, Grants: []Grant{{[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, []Port{{80, TCP}}}}}
+	c := Config{Granted: []Port{{443, TCP}}, Grants: []Grant{{Sources: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Ports: []Port{{80, TCP}}}}}
 	b, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
@@ -90,24 +90,24 @@ func TestValidateGrants(t *testing.T) {
 		return out
 	}
 	web, db := []Port{{80, TCP}}, []Port{{5432, TCP}}
-	good := []Grant{{prefixes("10.9.0.0/24", "10.9.0.1/32", "fd00::1/128"), web}, {prefixes("0.0.0.0/0"), db}}
-	if err := validateGrants(good); err != nil {
+	good := []Grant{{Sources: prefixes("10.9.0.0/24", "10.9.0.1/32", "fd00::1/128"), Ports: web}, {Sources: prefixes("0.0.0.0/0"), Ports: db}}
+	if err := validateGrants(good, false); err != nil {
 		t.Fatal(err)
 	}
 	for want, grants := range map[string][]Grant{
-		"grants[0].sources: empty":                                {{nil, web}},
-		"grants[0].ports: empty":                                  {{prefixes("10.9.0.0/24"), nil}},
-		"grants[0].sources: 10.9.0.1/24":                          {{prefixes("10.9.0.1/24"), web}},
-		"grants[0].sources: ::ffff:10.9.0.1/128":                  {{prefixes("::ffff:10.9.0.1/128"), web}},
-		"grants[0].sources: invalid":                              {{[]netip.Prefix{{}}, web}},
-		"grants[0].sources: 10.9.0.0/24 is out of order":          {{prefixes("10.9.0.0/24", "10.9.0.0/24"), web}},
-		"grants[0].sources: 10.8.0.0/24 is out of order":          {{prefixes("10.9.0.0/24", "10.8.0.0/24"), web}},
-		"grants[0].ports[0]: port: 0":                             {{prefixes("10.9.0.0/24"), []Port{{0, TCP}}}},
-		"grants[0].ports[0]: protocol: \"SCTP\"":                  {{prefixes("10.9.0.0/24"), []Port{{80, "SCTP"}}}},
-		"grants[0].ports[1]: 80/TCP is out of order":              {{prefixes("10.9.0.0/24"), []Port{{80, TCP}, {80, TCP}}}},
-		"grants[1].ports: [80/TCP] are out of order":              {{prefixes("10.9.0.0/24"), db}, {prefixes("10.8.0.0/24"), web}},
-		"grants[1].ports: [80/TCP] are out of order or a duplica": {{prefixes("10.9.0.0/24"), web}, {prefixes("10.8.0.0/24"), web}},
-		"grants[1].sources: 10.9.0.0/24 is in grants[0] already":  {{prefixes("10.9.0.0/24"), web}, {prefixes("10.9.0.0/24"), db}},
+		"grants[0].sources: empty":                                {{Sources: nil, Ports: web}},
+		"grants[0].ports: empty":                                  {{Sources: prefixes("10.9.0.0/24"), Ports: nil}},
+		"grants[0].sources: 10.9.0.1/24":                          {{Sources: prefixes("10.9.0.1/24"), Ports: web}},
+		"grants[0].sources: ::ffff:10.9.0.1/128":                  {{Sources: prefixes("::ffff:10.9.0.1/128"), Ports: web}},
+		"grants[0].sources: invalid":                              {{Sources: []netip.Prefix{{}}, Ports: web}},
+		"grants[0].sources: 10.9.0.0/24 is out of order":          {{Sources: prefixes("10.9.0.0/24", "10.9.0.0/24"), Ports: web}},
+		"grants[0].sources: 10.8.0.0/24 is out of order":          {{Sources: prefixes("10.9.0.0/24", "10.8.0.0/24"), Ports: web}},
+		"grants[0].ports[0]: port: 0":                             {{Sources: prefixes("10.9.0.0/24"), Ports: []Port{{0, TCP}}}},
+		"grants[0].ports[0]: protocol: \"SCTP\"":                  {{Sources: prefixes("10.9.0.0/24"), Ports: []Port{{80, "SCTP"}}}},
+		"grants[0].ports[1]: 80/TCP is out of order":              {{Sources: prefixes("10.9.0.0/24"), Ports: []Port{{80, TCP}, {80, TCP}}}},
+		"grants[1].ports: [80/TCP] are out of order":              {{Sources: prefixes("10.9.0.0/24"), Ports: db}, {Sources: prefixes("10.8.0.0/24"), Ports: web}},
+		"grants[1].ports: [80/TCP] are out of order or a duplica": {{Sources: prefixes("10.9.0.0/24"), Ports: web}, {Sources: prefixes("10.8.0.0/24"), Ports: web}},
+		"grants[1].sources: 10.9.0.0/24 is in grants[0] already":  {{Sources: prefixes("10.9.0.0/24"), Ports: web}, {Sources: prefixes("10.9.0.0/24"), Ports: db}},
 	} {
 		c := Config{Interface: Interface{Addresses: prefixes("10.7.0.2/32")}, Grants: grants}
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {

@@ -16,6 +16,8 @@ type Published struct {
 	// Inside and Outside are where it leads, ready ones; none: new connections are refused. Both are sorted.
 	Inside  []netip.AddrPort `json:"inside,omitempty"`  // members, reached through the tunnel
 	Outside []netip.AddrPort `json:"outside,omitempty"` // pods without a sidecar, reached by the gateway pod's own network
+	// Everyone: all outside peers reach it; otherwise those that have it in a Grant. Members always do.
+	Everyone bool `json:"everyone,omitempty"`
 }
 
 func comparePublished(a, b Published) int { return compareIDs(a.ServiceID, b.ServiceID) }

@@ -12,9 +12,9 @@ func TestValidatePublished(t *testing.T) {
 	good := Config{
 		Interface: Interface{Hub: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.7.0.2/32"), netip.MustParsePrefix("10.7.0.3/32"), netip.MustParsePrefix("fd07::3/128")}},
 		Published: []Published{
-			{ServiceID{"a", 80, TCP}, []netip.Addr{addr("10.7.0.2")}, nil, nil},
-			{ServiceID{"b", 53, UDP}, []netip.Addr{addr("10.7.0.3"), addr("fd07::3")}, []netip.AddrPort{at("10.7.0.9:53")}, []netip.AddrPort{at("10.244.0.7:53"), at("10.244.0.8:53")}},
-			{ServiceID{"b", 80, TCP}, []netip.Addr{addr("10.7.0.3")}, nil, nil},
+			{ServiceID{"a", 80, TCP}, []netip.Addr{addr("10.7.0.2")}, nil, nil, false},
+			{ServiceID{"b", 53, UDP}, []netip.Addr{addr("10.7.0.3"), addr("fd07::3")}, []netip.AddrPort{at("10.7.0.9:53")}, []netip.AddrPort{at("10.244.0.7:53"), at("10.244.0.8:53")}, false},
+			{ServiceID{"b", 80, TCP}, []netip.Addr{addr("10.7.0.3")}, nil, nil, false},
 		},
 	}
 	if err := good.Validate(); err != nil {

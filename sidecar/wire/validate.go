@@ -50,7 +50,7 @@ func (c Config) Validate() error {
 	if err := validatePorts("granted", c.Granted); err != nil {
 		return err
 	}
-	if err := validateGrants(c.Grants); err != nil {
+	if err := validateGrants(c.Grants, c.Interface.Hub); err != nil {
 		return err
 	}
 	if err := c.Zone.validate(); err != nil {

@@ -284,7 +284,7 @@ func TestFollow(t *testing.T) {
 	relayTwice.Delta = &Delta{UpsertRelays: []Relay{relayed}, RemoveRelays: []Port{relayed.Door()}}
 	clientTwice.Delta = &Delta{AddClients: []netip.Addr{client}, RemoveClients: []netip.Addr{client}}
 	grantTwice, source := ev[2], []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	grantTwice.Delta = &Delta{UpsertGrants: []Grant{{source, []Port{{80, TCP}}}}, RemoveSources: source}
+	grantTwice.Delta = &Delta{UpsertGrants: []Grant{{Sources: source, Ports: []Port{{80, TCP}}}}, RemoveSources: source}
 	published := Published{ServiceID: relayed.ServiceID, Addresses: []netip.Addr{client}}
 	publishedTwice := ev[2]
 	publishedTwice.Delta = &Delta{UpsertPublished: []Published{published}, RemovePublished: []ServiceID{published.ServiceID}}

@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/tenantwire/tenantwire/sidecar/relay"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+)
+
+// publishedPort is one port at an address that is an exposed Service's own.
+type publishedPort struct {
+	at netip.Addr
+	inboundPort
+}
+
+// translatePublished answers for exposed Services. A member's pod never does, whatever it is told.
+func (m *member) translatePublished(d *desired, c wire.Config) {
+	d.publishedAt = map[netip.Addr]bool{}
+	d.published = map[publishedPort]wire.ServiceID{}
+	if !m.Relays {
+		return
+	}
+	for _, p := range c.Published {
+		d.services = append(d.services, relay.Published{Name: p.Name, Addresses: p.Addresses, Port: p.Port, Protocol: relay.Protocol(p.Protocol),
+			Inside: p.Inside, Outside: p.Outside})
+		for _, a := range p.Addresses {
+			d.publishedAt[a] = true
+			d.published[publishedPort{a, inboundPort{p.Port, relay.Protocol(p.Protocol)}}] = p.ServiceID
+		}
+	}
+}
+
+// admit says whether a peer's address may reach a port of one of ours: members reach all that is open, others what is granted to them; at
+// a Service's own address what the Service has, and no other port.
+func (d *desired) admit(src, at netip.Addr, port uint16, protocol relay.Protocol) bool {
+	if d == nil {
+		return false
+	}
+	p := inboundPort{port, protocol}
+	if d.publishedAt[at] {
+		id, ok := d.published[publishedPort{at, p}]
+		return ok && d.admission.admitsService(src, id)
+	}
+	return d.admission == nil || d.admission.admits(src, p)
+}
+
+// ownAddress says whether an address is the pod's.
+func (p *plane) ownAddress(a netip.Addr) bool {
+	if a == p.podIP.Unmap() {
+		return true
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // not known to be another's
+	}
+	for _, n := range own {
+		if n, ok := n.(*net.IPNet); ok {
+			if b, ok := netip.AddrFromSlice(n.IP); ok && b.Unmap() == a {
+				return true
+			}
+		}
+	}
+	return false
+}
