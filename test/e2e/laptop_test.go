@@ -24,7 +24,8 @@ func kubectlTenantwire(n *kit.Namespace, args ...string) (stdout string) {
 }
 
 // A laptop with nothing but stock WireGuard joins by a file of kubectl tenantwire, preshared key and all: it finds an exposed Service by its
-// name, reaches what is exposed and nothing else, and members reach it. Once it is removed it is out.
+// name, reaches what is exposed, by the Service's own port and on the pods themselves, and nothing else, and members reach it. Once it is
+// removed it is out.
 func TestLaptop(t *testing.T) {
 	t.Parallel()
 	laptop := kit.NewLaptop(t)
@@ -53,13 +54,17 @@ func TestLaptop(t *testing.T) {
 
 	var names v1alpha1.TenantTunnel
 	n.Read("main", &names)
+	service := serviceAddress(n, "web")
 	kit.Eventually(t, 2*kit.Deadline, "the Service's name", func() error { // a kubelet shows a Secret within a minute or two
 		r := laptop.Run("workload", "lookup", "-server", names.Status.Gateway.Addresses[0]+":53", "web.main.tunnel.")
-		if !strings.Contains(r.Stdout, memberIPv4(n.Member(server.Name))) {
+		if !strings.Contains(r.Stdout, service) {
 			return errorf("%s", r)
 		}
 		return nil
 	})
+	if r := laptop.Run("workload", "get", "-timeout", "3s", "http://"+service); r.Code != 0 || !strings.Contains(r.Stdout, server.Name) {
+		t.Errorf("the Service is not reached: %s", r)
+	}
 	get := func(pod, port string) kit.Result {
 		return laptop.Run("workload", "get", "-timeout", "3s", "http://"+memberIPv4(n.Member(pod))+":"+port)
 	}
