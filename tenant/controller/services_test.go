@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -67,4 +68,33 @@ func TestServiceAddresses(t *testing.T) {
 	verdict(tenant.ReasonAccepted)
 	setSpec(t, tun, `{"spec":{"gateway":null}}`)
 	addresses(0)
+}
+
+// Addresses are given out for the very object that was read: from an older one nothing is written.
+func TestServiceAddressesAreWrittenOnce(t *testing.T) {
+	needCluster(t)
+	operator, err := client.New(cluster.operator, client.Options{Scheme: testScheme()})
+	must(t, err)
+	tun := makeTunnel(t, namespace(t), "{gateway: {}, expose: [{service: web}]}")
+	read := func() *v1alpha1.TenantTunnel {
+		o := &v1alpha1.TenantTunnel{}
+		must(t, cluster.admin.Get(t.Context(), client.ObjectKeyFromObject(tun), o))
+		return o
+	}
+	write := func(o *v1alpha1.TenantTunnel) error {
+		given, _ := tenant.GiveServiceAddresses(o, nil, nil)
+		return writeTunnelStatus(t.Context(), operator, o, v1alpha1.TenantTunnelStatus{Addressing: &v1alpha1.AddressingStatus{}, Members: &v1alpha1.MemberCounts{}, Services: given})
+	}
+	old := read()
+	setSpec(t, tun, `{"metadata":{"labels":{"a":"b"}}}`)
+	if err := write(old); !apierrors.IsConflict(err) {
+		t.Errorf("from an older object: %v, want a conflict", err)
+	}
+	must(t, write(read()))
+	old = read()
+	if len(old.Status.Services) != 1 {
+		t.Errorf("given: %v", old.Status.Services)
+	}
+	setSpec(t, tun, `{"metadata":{"labels":{"a":"c"}}}`)
+	must(t, write(old)) // nothing new is given out
 }
