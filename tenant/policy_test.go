@@ -146,20 +146,34 @@ func allowed(st State, routes []route, p *v1alpha1.TunnelPeer, member string, po
 		if r.target != int32(port.Port) || wire.Protocol(r.port.Protocol) != port.Protocol || !slices.Contains(r.members, member) {
 			continue
 		}
-		if st.Tunnel.Spec.Policy == nil {
+		if r.grantedTo(st.Tunnel.Spec.Policy, p) {
 			return true
-		}
-		for _, rule := range st.Tunnel.Spec.Policy.Inbound {
-			named := len(rule.Services) == 0 || slices.Contains(rule.Services, r.service)
-			numbered := len(rule.Ports) == 0 || slices.ContainsFunc(rule.Ports, func(n v1alpha1.Port) bool {
-				return n.Port == r.port.Port && (n.Protocol == r.port.Protocol || n.Protocol == "" && r.port.Protocol == v1alpha1.TCP)
-			})
-			if named && numbered && matches(rule.Peers, p.Labels) {
-				return true
-			}
 		}
 	}
 	return false
+}
+
+// grantedTo says the same of a Service's port.
+func (r route) grantedTo(policy *v1alpha1.Policy, p *v1alpha1.TunnelPeer) bool {
+	return policy == nil || slices.ContainsFunc(policy.Inbound, func(rule v1alpha1.InboundRule) bool {
+		named := len(rule.Services) == 0 || slices.Contains(rule.Services, r.service)
+		numbered := len(rule.Ports) == 0 || slices.ContainsFunc(rule.Ports, func(n v1alpha1.Port) bool {
+			return n.Port == r.port.Port && (n.Protocol == r.port.Protocol || n.Protocol == "" && r.port.Protocol == v1alpha1.TCP)
+		})
+		return named && numbered && matches(rule.Peers, p.Labels)
+	})
+}
+
+// toldOfService says what a gateway's configuration means for an address at a Service's own.
+func toldOfService(cfg wire.Config, src netip.Addr, r route) bool {
+	id := wire.ServiceID{Name: r.service, Port: uint16(r.port.Port), Protocol: wire.Protocol(r.port.Protocol)}
+	i := slices.IndexFunc(cfg.Published, func(p wire.Published) bool { return p.ServiceID == id })
+	known := slices.ContainsFunc(cfg.Peers, func(p wire.Peer) bool {
+		return p.Outside && slices.ContainsFunc(p.AllowedIPs, func(r netip.Prefix) bool { return r.Contains(src) })
+	})
+	return i >= 0 && known && (cfg.Published[i].Everyone || slices.ContainsFunc(cfg.Grants, func(g wire.Grant) bool {
+		return slices.Contains(g.Services, id) && slices.ContainsFunc(g.Sources, func(r netip.Prefix) bool { return r.Contains(src) })
+	}))
 }
 
 // told says what a member's configuration means for an address.
@@ -174,7 +188,7 @@ func told(cfg wire.Config, src netip.Addr, port wire.Port) bool {
 
 // Whatever peers, labels, Services and rules there are, members let in those and only those that the policy says.
 func TestPolicyMeansWhatItSays(t *testing.T) {
-	granted, denied := 0, 0
+	granted, denied, services := 0, 0, map[bool]int{}
 	for seed := range int64(3000) {
 		s := source{rand.New(rand.NewSource(seed))} //nolint:gosec // a test wants to be repeatable
 		st, routes := s.policyState()
@@ -184,7 +198,25 @@ func TestPolicyMeansWhatItSays(t *testing.T) {
 			gateway.Status.PublicKey, gateway.Status.Endpoint = key.Public{3}.String(), "10.0.0.1:51820"
 			st.Members = append(st.Members, gateway)
 		}
+		for i, e := range st.Tunnel.Spec.Expose {
+			st.Tunnel.Status.Services = append(st.Tunnel.Status.Services, v1alpha1.ServiceAddresses{Service: e.Service, Addresses: []string{fmt.Sprintf("fd00:1:2:3:a::%d", i+1)}})
+		}
 		n := NewNetwork(st)
+		if hub, ok := n.Config("gateway"); ok {
+			if err := hub.Validate(); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+			for i := range st.Peers {
+				p := &st.Peers[i]
+				for _, r := range routes {
+					want := p.Spec.Tunnel == st.Tunnel.Name && p.Spec.State != v1alpha1.PeerSuspended && r.grantedTo(st.Tunnel.Spec.Policy, p)
+					if got := toldOfService(hub, netip.MustParseAddr(fmt.Sprintf("192.168.%d.7", i)), r); got != want {
+						t.Fatalf("seed %d: %+v for %v: %t, want %t by %+v", seed, r, p.Labels, got, want, st.Tunnel.Spec.Policy)
+					}
+					services[want]++
+				}
+			}
+		}
 		for _, m := range st.Members[:4] {
 			cfg, _ := n.Config(m.Name)
 			if err := cfg.Validate(); err != nil {
@@ -218,8 +250,8 @@ func TestPolicyMeansWhatItSays(t *testing.T) {
 			}
 		}
 	}
-	if granted < 5000 || denied < 5000 {
-		t.Errorf("%d granted, %d denied: too few to show anything", granted, denied)
+	if granted < 5000 || denied < 5000 || services[true] < 3000 || services[false] < 3000 {
+		t.Errorf("%d granted, %d denied, of Services %v: too few to show anything", granted, denied, services)
 	}
 }
 
