@@ -12,9 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
-// health serves /healthz (the process runs), /readyz (the data path is up, or about to be) and /metrics.
+// health serves /healthz (the process runs), /readyz (the data path is up, or about to be), /metrics and, on loopback, the device.
 type health struct {
 	server *http.Server
 	done   chan struct{}
@@ -41,6 +43,7 @@ func listenHealth(addr string, p *plane) (*health, error) {
 		}
 		_, _ = fmt.Fprintln(w, cmp.Or(why, "data path up"))
 	})
+	mux.HandleFunc("GET "+wire.DevicePath, p.serveDevice)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
 	h := &health{done: make(chan struct{}), server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}}

@@ -180,8 +180,7 @@ func (m *member) translate(c wire.Config) desired {
 		}
 	}
 	for _, p := range c.Inbound {
-		d.inbound = append(d.inbound, relay.Inbound{Port: p.Port, Protocol: relay.Protocol(p.Protocol),
-			To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port)})
+		d.inbound = append(d.inbound, relay.Inbound{Port: p.Port, Protocol: relay.Protocol(p.Protocol), To: m.inboundTo(p)})
 	}
 	m.translateRelays(&d, c)
 	m.translatePublished(&d, c)
