@@ -20,7 +20,8 @@ import (
 
 // namespace is one namespace of the cluster, as the user may see and change it.
 type namespace struct {
-	client client.Client
+	client client.WithWatch
+	rest   *rest.Config
 	name   string
 }
 
@@ -42,17 +43,17 @@ func (cs *commands) connect() (*namespace, error) {
 	if err := errors.Join(corev1.AddToScheme(s), v1alpha1.AddToScheme(s)); err != nil {
 		return nil, err
 	}
-	c, err := client.New(cfg, client.Options{Scheme: s, Mapper: mapper(), FieldOwner: "kubectl-tenantwire"})
+	c, err := client.NewWithWatch(cfg, client.Options{Scheme: s, Mapper: mapper(), FieldOwner: "kubectl-tenantwire"})
 	if err != nil {
 		return nil, fmt.Errorf("find the cluster: %w", err)
 	}
-	return &namespace{c, name}, nil
+	return &namespace{c, cfg, name}, nil
 }
 
 // mapper knows the kinds that are used here, so that the API server need not be asked for all of its own.
 func mapper() meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{v1alpha1.GroupVersion, corev1.SchemeGroupVersion})
-	for _, kind := range []string{"TenantTunnel", "TunnelPeer"} {
+	for _, kind := range []string{"TenantTunnel", "TunnelPeer", "TunnelMember"} {
 		m.Add(v1alpha1.GroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	for _, kind := range []string{"Service", "Secret"} {

@@ -58,3 +58,21 @@ func (cs *commands) peerNames(ctx context.Context) (names []string) {
 	}
 	return names
 }
+
+// memberNames are the names of the namespace's pods that are in tunnels, none where they are not to be had.
+func (cs *commands) memberNames(ctx context.Context) (names []string) {
+	ctx, cancel := context.WithTimeout(ctx, hesitation)
+	defer cancel()
+	n, err := cs.connect()
+	if err != nil {
+		return nil
+	}
+	var all v1alpha1.TunnelMemberList
+	if err := n.client.List(ctx, &all, client.InNamespace(n.name)); err != nil {
+		return nil
+	}
+	for i := range all.Items {
+		names = append(names, all.Items[i].Name)
+	}
+	return names
+}
