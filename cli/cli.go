@@ -23,7 +23,10 @@ import (
 const (
 	ExitOK     = 0
 	ExitFailed = 1
-	ExitUsage  = 2 // the command line is wrong; nothing was done
+	ExitUsage  = 2 // the command line is wrong; nothing was done. With status it is ExitFailed.
+	// What the answer is, of commands that worked.
+	ExitUnhealthy = 2 // status: something is not as it should be
+	ExitDenied    = 3 // inject: a pod would be refused
 )
 
 // Streams are what a command reads and writes.
@@ -43,13 +46,26 @@ func Run(ctx context.Context, version string, args []string, s Streams) int {
 	if err == nil {
 		return ExitOK
 	}
+	if a := (answer{}); errors.As(err, &a) {
+		return a.code
+	}
 	fmt.Fprintln(s.Err, "error:", err)
 	if !begun || errors.As(err, new(usageError)) {
 		fmt.Fprintf(s.Err, "See '%s --help'.\n", c.CommandPath())
-		return ExitUsage
+		if _, ok := c.Annotations[usageFails]; !ok {
+			return ExitUsage
+		}
 	}
 	return ExitFailed
 }
+
+// usageFails marks a command whose wrong command lines end with ExitFailed, as ExitUsage means something else there.
+const usageFails = "usage-fails"
+
+// answer ends the program with a code that is an answer, after all was said.
+type answer struct{ code int }
+
+func (a answer) Error() string { return fmt.Sprintf("the answer is %d", a.code) }
 
 // usageError is of the command line, found by the command itself.
 type usageError struct{ error }
@@ -76,7 +92,7 @@ It does what you may do yourself with kubectl in the namespace, and asks nothing
 	cs.config.AddFlags(root.PersistentFlags())
 	peer := group("peer", "Add, list and remove outside peers", `Add, list and remove the outside peers of tunnels: WireGuard devices and sites that reach a tunnel through its gateway.`)
 	peer.AddCommand(cs.add(), cs.list(), cs.remove())
-	root.AddCommand(peer, cs.wg(), &cobra.Command{
+	root.AddCommand(cs.status(), cs.wg(), peer, &cobra.Command{
 		Use: "version", Short: "Print this program's version", Args: exactly(),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(s.Out, "kubectl-tenantwire", version)

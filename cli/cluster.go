@@ -88,7 +88,7 @@ func choose(all []v1alpha1.TenantTunnel, name, namespace string) (*v1alpha1.Tena
 	case len(all) == 0:
 		return nil, fmt.Errorf("namespace %s has no TenantTunnel: make one with spec.gateway first, or name another namespace with -n", namespace)
 	case name != "":
-		return nil, fmt.Errorf("--tunnel: namespace %s has no TenantTunnel %q; it has %s", namespace, name, strings.Join(names, ", "))
+		return nil, fmt.Errorf("namespace %s has no TenantTunnel %q; it has %s", namespace, name, strings.Join(names, ", "))
 	case len(all) > 1:
 		return nil, fmt.Errorf("namespace %s has %d TenantTunnels (%s): say which with --tunnel", namespace, len(all), strings.Join(names, ", "))
 	}

@@ -71,6 +71,7 @@ func prepare(env *envtest.Environment, cfg *rest.Config) error {
 	verbs := []string{"create", "delete", "get", "list", "patch", "update", "watch"}
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "tenant"}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{"tenantwire.dev"}, Resources: []string{"tenanttunnels", "tunnelpeers"}, Verbs: verbs},
+		{APIGroups: []string{"tenantwire.dev"}, Resources: []string{"tunnelmembers"}, Verbs: []string{"get", "list", "watch"}},
 		{APIGroups: []string{""}, Resources: []string{"services", "secrets"}, Verbs: verbs}}}
 	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "tenant"},
 		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "tenant"},
