@@ -1,4 +1,8 @@
-// Package cli is kubectl-tenantwire: it adds, lists and removes the outside peers of tunnels, with the rights of whoever runs it.
+// Package cli is kubectl-tenantwire: it shows tunnels, adds, lists and removes their outside peers, and says what the webhook would make of
+// a pod, with the rights of whoever runs it.
+//
+// Showing goes: objects (and, where the user may forward ports, what sidecars say on their pods' loopback) -> report, pure -> tables or
+// JSON.
 //
 // Adding one goes: flags -> addition (typed, nothing asked of the cluster yet) -> what the tunnel is and where its gateway is reached ->
 // the preshared key's entry and the TunnelPeer are written -> the operator decides -> the far end's config goes out. Whatever fails
@@ -9,10 +13,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,12 +39,32 @@ const (
 type Streams struct {
 	In       io.Reader
 	Out, Err io.Writer
+	// Program is what the program was called as, of which the last element counts; empty: kubectl-tenantwire.
+	Program string
+}
+
+// What the program may be called as, and is called in its help: a plugin by the words that kubectl takes, anything else by its own name.
+const (
+	plugin    = "kubectl-tenantwire"
+	words     = "kubectl tenantwire"
+	completer = "kubectl_complete-tenantwire" // kubectl's, for the plugin's arguments
+)
+
+func (s *Streams) names() (name, display string) {
+	name = strings.TrimSuffix(filepath.Base(cmp.Or(s.Program, plugin)), ".exe")
+	if name == plugin || name == completer {
+		return plugin, words
+	}
+	return name, name
 }
 
 // Run does what the words of a command line, without the program's name, say, and returns the exit code. When ctx ends, it takes back
 // what is half done before it returns.
 func Run(ctx context.Context, version string, args []string, s Streams) int {
 	root := command(version, s)
+	if strings.TrimSuffix(filepath.Base(s.Program), ".exe") == completer {
+		args = append([]string{cobra.ShellCompRequestCmd}, args...)
+	}
 	begun := false // until then all that can be wrong is the command line
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	root.SetArgs(args)
@@ -84,10 +110,11 @@ type commands struct {
 func command(version string, s Streams) *cobra.Command {
 	cs := &commands{Streams: s, version: version, config: genericclioptions.NewConfigFlags(true)}
 	cs.config.CacheDir = nil // nothing is discovered
-	root := group("kubectl-tenantwire", "Work with TenantWire's tunnels", `Work with TenantWire's tunnels: add laptops, routers and sites to them, and take them out again.
+	name, display := s.names()
+	root := group(name, "Work with TenantWire's tunnels", `Work with TenantWire's tunnels: see how they are, add laptops, routers and sites to them, and take them out again.
 
 It does what you may do yourself with kubectl in the namespace, and asks nothing else of the cluster.`)
-	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl tenantwire"}
+	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: display}
 	root.SilenceUsage, root.SilenceErrors = true, true
 	cs.config.AddFlags(root.PersistentFlags())
 	peer := group("peer", "Add, list and remove outside peers", `Add, list and remove the outside peers of tunnels: WireGuard devices and sites that reach a tunnel through its gateway.`)
@@ -95,7 +122,7 @@ It does what you may do yourself with kubectl in the namespace, and asks nothing
 	root.AddCommand(cs.status(), cs.wg(), cs.inject(), peer, &cobra.Command{
 		Use: "version", Short: "Print this program's version", Args: exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(s.Out, "kubectl-tenantwire", version)
+			_, err := fmt.Fprintln(s.Out, name, version)
 			return err
 		},
 	})
@@ -108,7 +135,16 @@ It does what you may do yourself with kubectl in the namespace, and asks nothing
 			c.Args, c.RunE = cobra.ArbitraryArgs, below
 		}
 	}
+	rename(root, display)
 	return root
+}
+
+// rename has the help of all commands call the program as it was called.
+func rename(c *cobra.Command, display string) {
+	c.Long, c.Example = strings.ReplaceAll(c.Long, words, display), strings.ReplaceAll(c.Example, words, display)
+	for _, below := range c.Commands() {
+		rename(below, display)
+	}
 }
 
 // group is a command that only has others below it.

@@ -1,4 +1,4 @@
-// Command kubectl-tenantwire is `kubectl tenantwire`: it adds, lists and removes the outside peers of tunnels.
+// Command kubectl-tenantwire is `kubectl tenantwire`: it shows tunnels, and adds and removes their outside peers.
 package main
 
 import (
@@ -23,5 +23,5 @@ func run() int {
 	signal.Ignore(syscall.SIGPIPE) // so that a config that nobody reads is an error, and its peer is taken back
 	context.AfterFunc(ctx, stop)   // who cannot wait for what is being taken back signals again
 	klog.SetLogger(logr.Discard()) // what client-go has to say comes as errors, too
-	return cli.Run(ctx, version, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	return cli.Run(ctx, version, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Program: os.Args[0]})
 }
