@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -114,7 +113,7 @@ func TestStatusWatch(t *testing.T) {
 	b.member("web", "net")
 	shows("web ")
 	b.judged("net", metav1.ConditionTrue, "AllMembersReady")
-	shows(fmt.Sprintf("net %sTrue", "      ")) // accepted
+	shows("True       True ") // accepted and ready
 	time.Sleep(2 * settling)
 	cancel()
 	if code := <-done; code != ExitOK {

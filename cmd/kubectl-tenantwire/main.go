@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/tenantwire/tenantwire/cli"
 )
@@ -23,5 +24,6 @@ func run() int {
 	signal.Ignore(syscall.SIGPIPE) // so that a config that nobody reads is an error, and its peer is taken back
 	context.AfterFunc(ctx, stop)   // who cannot wait for what is being taken back signals again
 	klog.SetLogger(logr.Discard()) // what client-go has to say comes as errors, too
+	log.SetLogger(logr.Discard())  // and controller-runtime would complain after half a minute that it has none
 	return cli.Run(ctx, version, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Program: os.Args[0]})
 }
