@@ -169,8 +169,8 @@ func (m *manifest) inject(s *surroundings, config *injector.Config) (*injector.D
 	switch {
 	case d.Plan != nil:
 		patch, err = injector.Patch(raw, d.Plan)
-	case d.Egress:
-		patch, err = injector.PatchEgress(raw)
+	case d.ViaGateway:
+		patch, err = injector.PatchViaGateway(raw)
 	}
 	if err == nil && len(patch) > 0 {
 		err = applyPatch(template, raw, patch)

@@ -86,6 +86,9 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err := certs.AddToManager(mgr); err != nil {
 		return err
 	}
+	if err := registerMetrics(metrics.Registry, mgr.GetClient(), mgr.Elected(), certs.Expires); err != nil {
+		return err
+	}
 	if err := webhook.Setup(mgr, webhook.Options{Injector: o.injector()}); err != nil {
 		return err
 	}

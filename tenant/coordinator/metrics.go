@@ -1,6 +1,10 @@
 package coordinator
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+)
 
 // Metrics of the coordinator.
 type Metrics struct {
@@ -12,7 +16,7 @@ type Metrics struct {
 
 // NewMetrics makes the metrics; Register publishes them.
 func NewMetrics() *Metrics {
-	return &Metrics{
+	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tenantwire_coordinator_requests_total", Help: "Requests of members by path and HTTP status code."}, []string{"path", "code"}),
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -22,6 +26,13 @@ func NewMetrics() *Metrics {
 		plans: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tenantwire_coordinator_plans_total", Help: "Times that a tunnel was planned."}),
 	}
+	for _, e := range []wire.EventType{wire.Snapshot, wire.DeltaType, wire.Heartbeat, wire.Gone} { // from zero, as a rate misses the first one otherwise
+		m.events.WithLabelValues(string(e))
+	}
+	for _, path := range []string{wire.RegisterPath, wire.ReportPath, wire.WatchPath, wire.PeersPath} {
+		m.requests.WithLabelValues(path, "200")
+	}
+	return m
 }
 
 // Register publishes the metrics.

@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/tenantwire/tenantwire/manifests/catalogue"
+	"github.com/tenantwire/tenantwire/sidecar/wire"
+)
+
+// TestMetricsAreInTheCatalogue: members and gateways, which are agents both, export what docs/metrics.md says, with these labels, and
+// nothing else of ours. One connection fails before, as a failure is counted from the first on.
+func TestMetricsAreInTheCatalogue(t *testing.T) {
+	var p *plane
+	l := newLab(t)
+	l.start(t, func(m *member) { p = m.plane })
+	s := l.c.next(t, "")
+	c := l.config()
+	c.Inbound = []wire.Port{{Port: freePort(t, "tcp"), Protocol: wire.TCP}} // nobody listens there
+	s.send(t, snapshot(c))
+	l.c.reported(t, true)
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(&collector{p})
+	var families []*dto.MetricFamily
+	eventually(t, "a failure", func() (err error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if conn, err := l.far.DialTCP(ctx, netip.AddrPortFrom(memberAddress.Addr(), c.Inbound[0].Port)); err == nil {
+			_ = conn.Close()
+		}
+		if families, err = reg.Gather(); err != nil {
+			return err
+		}
+		for _, f := range families {
+			if f.GetName() == "tenantwire_relay_failures_total" {
+				return nil
+			}
+		}
+		return errors.New("none is counted")
+	})
+	all, err := catalogue.Read()
+	must(t, err)
+	for _, program := range []string{"sidecar", "gateway"} {
+		for _, problem := range catalogue.Check(all, program, families) {
+			t.Error(problem)
+		}
+	}
+	l.stop(t)
+}
