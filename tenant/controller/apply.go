@@ -74,9 +74,14 @@ func anySlice(list []string) []any {
 	return out
 }
 
-func caObject(namespace string, bundle []byte) object {
+func caObject(namespace string, bundle []byte, owners []metav1.OwnerReference) object {
 	meta := identity(namespace, tenant.CAConfigMap, "")
 	meta["labels"] = object{labelManagedBy: managedBy}
+	refs := make([]any, 0, len(owners))
+	for _, o := range owners {
+		refs = append(refs, object{"apiVersion": o.APIVersion, "kind": o.Kind, "name": o.Name, "uid": string(o.UID)})
+	}
+	meta["ownerReferences"] = refs
 	return object{"apiVersion": corev1.SchemeGroupVersion.String(), "kind": "ConfigMap", "metadata": meta,
 		"data": object{tenant.CAKey: string(bundle)}}
 }

@@ -1,11 +1,14 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -44,12 +47,42 @@ func (r *caReconciler) Reconcile(ctx context.Context, req reconcile.Request) (re
 		}
 		return reconcile.Result{}, nil
 	}
-	bundle := r.bundle()
-	if len(bundle) == 0 || exists && ours && current.Data[tenant.CAKey] == string(bundle) {
+	bundle, owners := r.bundle(), caOwners(tunnels.Items)
+	if len(bundle) == 0 || exists && ours && current.Data[tenant.CAKey] == string(bundle) && slices.Equal(ownerUIDs(current.OwnerReferences), ownerUIDs(owners)) {
 		return reconcile.Result{}, nil // without a bundle: CAChanged brings us back
 	}
-	_, err = apply(ctx, r.client, caObject(namespace, bundle))
+	_, err = apply(ctx, r.client, caObject(namespace, bundle, owners))
 	return reconcile.Result{}, ignoreTerminating(err)
+}
+
+// maxCAOwners bounds what is written into a ConfigMap of a namespace with many tunnels.
+const maxCAOwners = 8
+
+// caOwners are tunnels that the ConfigMap goes with: while the operator is there it deletes the ConfigMap itself, and when the operator
+// and the tunnels are removed together, the cluster does. Of many tunnels the oldest are enough: if these go, others take their place.
+func caOwners(tunnels []v1alpha1.TenantTunnel) []metav1.OwnerReference {
+	list := make([]*v1alpha1.TenantTunnel, len(tunnels))
+	for i := range tunnels {
+		list[i] = &tunnels[i]
+	}
+	slices.SortFunc(list, func(a, b *v1alpha1.TenantTunnel) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
+	out := make([]metav1.OwnerReference, 0, maxCAOwners)
+	for _, t := range list[:min(len(list), maxCAOwners)] {
+		out = append(out, metav1.OwnerReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "TenantTunnel", Name: t.Name, UID: t.UID})
+	}
+	return out
+}
+
+// ownerUIDs are in order: the API server keeps the order of a list, but whoever else writes owners need not.
+func ownerUIDs(owners []metav1.OwnerReference) []types.UID {
+	out := make([]types.UID, 0, len(owners))
+	for _, o := range owners {
+		out = append(out, o.UID)
+	}
+	slices.Sort(out)
+	return out
 }
 
 // everyNamespace asks for a reconcile of every namespace with a tunnel.

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -215,6 +216,39 @@ func TestTunnelDeleted(t *testing.T) {
 		return nil
 	})
 	must(t, cluster.admin.Get(t.Context(), client.ObjectKeyFromObject(theirs), theirs))
+}
+
+// With the operator and the tunnels removed together, the cluster has to know by itself that the CA goes with the tunnels.
+func TestCAIsOwnedByTheTunnels(t *testing.T) {
+	start(t)
+	ns := namespace(t)
+	tunnels := map[string]types.UID{}
+	owned := func() {
+		t.Helper()
+		eventually(t, func() error {
+			var c corev1.ConfigMap
+			if err := cluster.admin.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: tenant.CAConfigMap}, &c); err != nil {
+				return err
+			}
+			got := map[string]types.UID{}
+			for _, o := range c.OwnerReferences {
+				got[o.Name] = o.UID
+			}
+			if !maps.Equal(got, tunnels) {
+				return fmt.Errorf("owners %v, want %v", got, tunnels)
+			}
+			return nil
+		})
+	}
+	for _, name := range []string{"one", "two"} {
+		tun := &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
+		must(t, cluster.admin.Create(t.Context(), tun))
+		tunnels[name] = tun.UID
+		owned()
+	}
+	must(t, cluster.admin.Delete(t.Context(), &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "one"}}))
+	delete(tunnels, "one")
+	owned()
 }
 
 func TestCAIsAppliedAgain(t *testing.T) {
