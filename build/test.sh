@@ -23,7 +23,7 @@ run() {
 in_module() { (cd "$1" && shift && go test -json "${flags[@]}" "$@"); }
 
 run root in_module . -timeout 30m ./...
-for m in build test/cluster bench; do
+for m in build test/cluster test/install bench; do
   if [[ -e $m/go.mod ]]; then run "${m//\//-}" in_module "$m" ./...; fi
 done
 if [[ -e test/go.mod ]]; then # the e2e suite and the demo need a cluster

@@ -84,6 +84,41 @@ func TestInstallIsCurrent(t *testing.T) {
 	if after, err := os.ReadFile(filepath.Join(root, "manifests", "install.yaml")); err != nil || !bytes.Equal(before, after) { //nolint:gosec // a test
 		t.Errorf("install.yaml is stale (%v): go run ./manifests/gen", err)
 	}
+	templates, err := filepath.Glob("chart/tenantwire/templates/*")
+	if err != nil || len(templates) == 0 {
+		t.Fatalf("no templates: %v", err)
+	}
+	for _, name := range append(templates, "chart/tenantwire/dashboard.json") {
+		before, err := os.ReadFile(name) //nolint:gosec // a manifest of ours
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after, err := os.ReadFile(filepath.Join(root, "manifests", name)); err != nil || !bytes.Equal(before, after) { //nolint:gosec // a test
+			t.Errorf("%s is stale (%v): go run ./manifests/gen", name, err)
+		}
+	}
+}
+
+// Where the chart's values are the operator's defaults, the chart says nothing to the operator: both have to be the same.
+func TestChartAgreesWithCode(t *testing.T) {
+	b, err := os.ReadFile("chart/tenantwire/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		ClusterDomain, PodSecurityDefault, TunResource, UserNamespaces string
+		TunForAuto                                                     bool
+		ShutdownDelaySeconds                                           int
+		Certificates                                                   struct{ Source string }
+	}
+	if err := yaml.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	o := operator.DefaultOptions()
+	if v.ClusterDomain != o.ClusterDomain || v.PodSecurityDefault != o.PodSecurityDefault || v.TunResource != o.TUNResource || v.TunForAuto != o.TUNForAuto ||
+		v.UserNamespaces != o.UserNamespaces || time.Duration(v.ShutdownDelaySeconds)*time.Second != o.ShutdownDelay || v.Certificates.Source != o.CertSource {
+		t.Errorf("values.yaml says %+v, the operator %+v", v, o)
+	}
 }
 
 // No rule reads Secrets of the cluster, none has wildcards or hands on rights but those of a gateway, and none runs anything in a pod.
