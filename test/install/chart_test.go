@@ -13,6 +13,7 @@ import (
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
+	release "helm.sh/helm/v4/pkg/release/v1/util"
 	"sigs.k8s.io/yaml"
 )
 
@@ -28,6 +29,20 @@ func loadChart(t *testing.T) *chart.Chart {
 // render is what helm would install with the values of a YAML text, which the schema has seen.
 func render(t *testing.T, namespace, values string) (map[string]object, error) {
 	t.Helper()
+	files, err := renderFiles(t, namespace, values)
+	if err != nil {
+		return nil, err
+	}
+	var stream bytes.Buffer
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		stream.WriteString("---\n" + files[name] + "\n")
+	}
+	return objects(t, stream.Bytes()), nil
+}
+
+// renderFiles is what the chart's templates say, without the notes.
+func renderFiles(t *testing.T, namespace, values string) (map[string]string, error) {
+	t.Helper()
 	vals := map[string]any{}
 	if err := yaml.Unmarshal([]byte(values), &vals); err != nil {
 		t.Fatal(err)
@@ -41,13 +56,8 @@ func render(t *testing.T, namespace, values string) (map[string]object, error) {
 	if err != nil {
 		return nil, err
 	}
-	var stream bytes.Buffer
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if strings.HasSuffix(name, ".yaml") {
-			stream.WriteString("---\n" + files[name] + "\n")
-		}
-	}
-	return objects(t, stream.Bytes()), nil
+	maps.DeleteFunc(files, func(name, _ string) bool { return !strings.HasSuffix(name, ".yaml") })
+	return files, nil
 }
 
 func mustRender(t *testing.T, namespace, values string) map[string]object {
@@ -91,6 +101,28 @@ func TestChartInAnotherNamespace(t *testing.T) {
 	}
 	if want, n := strings.Count(string(read(t, "install.yaml")), system), strings.Count(string(got), "elsewhere"); n < want-8 {
 		t.Errorf("the namespace is named %d times, install.yaml has it %d times", n, want)
+	}
+}
+
+// helm uninstall takes the webhook away before whoever answers for it, and what the operator may do before what bounds it.
+func TestChartUninstallOrder(t *testing.T) {
+	files, err := renderFiles(t, system, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hooks, sorted, err := release.SortManifests(files, nil, release.UninstallOrder)
+	if err != nil || len(hooks) > 0 {
+		t.Fatalf("%d hooks, %v", len(hooks), err)
+	}
+	var kinds []string
+	for _, m := range sorted {
+		kinds = append(kinds, m.Head.Kind)
+	}
+	if kinds[0] != "MutatingWebhookConfiguration" {
+		t.Errorf("the webhook is not the first: %v", kinds)
+	}
+	if slices.Index(kinds, "ValidatingAdmissionPolicy") < slices.Index(kinds, "ClusterRoleBinding") {
+		t.Errorf("the operator is not bounded for a while: %v", kinds)
 	}
 }
 
