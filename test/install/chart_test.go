@@ -296,5 +296,5 @@ func TestChartSchemaIsComplete(t *testing.T) {
 			compare(at+"."+name, value, s)
 		}
 	}
-	compare("", object(c.Values), schema)
+	compare("", c.Values, schema)
 }
