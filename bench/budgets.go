@@ -11,6 +11,9 @@ const Yardstick = "wggo-tun"
 // PlainKernel is the kernel's WireGuard at both ends, set up by hand: the yardstick of the datapath Kernel, in the same kernel.
 const PlainKernel = "plain-kernel"
 
+// Direct is an outside peer and a member with no gateway between: what one costs is seen against it.
+const Direct = "direct"
+
 // Budget is what a product issue promises. Without Against it is of the figure itself; with it, of the ratio within rounds.
 type Budget struct {
 	Name      string

@@ -3,6 +3,7 @@ package bench
 import (
 	"math"
 	"slices"
+	"strings"
 )
 
 // Sample is one figure of one contender in one round.
@@ -49,15 +50,17 @@ type Metric struct {
 	Title                string
 }
 
-// Units of samples. Costs are of the near end's process, unless Both or Far stands there.
+// Units of samples. Costs are of the near end's process, unless Both, Far or Hub stands there.
 const (
 	Throughput = "Mbit/s"
 	CPU        = "s/GB"
-	CPUBoth    = "s/GB-both"
+	CPUBoth    = "s/GB-both" // with a hub's, if there is one
+	CPUHub     = "s/GB-hub"
 	Fairness   = "jain"
 	SlowFast   = "slowest/fastest"
 	Peak       = "MiB"
 	PeakFar    = "MiB-far"
+	PeakHub    = "MiB-hub"
 	P50        = "p50-ms"
 	P99        = "p99-ms"
 	PerSecond  = "per-s"
@@ -81,12 +84,19 @@ func metrics() (all []Metric) {
 			all = append(all, Metric{s, s, Throughput, false, title},
 				Metric{"cpu-" + s, s, CPU, true, title + ": CPU seconds per GB, near end"},
 				Metric{"cpu-both-" + s, s, CPUBoth, true, title + ": CPU seconds per GB, both ends"},
-				Metric{"rss-" + s, s, Peak, true, title + ": peak memory, near end"})
+				Metric{"cpu-hub-" + s, s, CPUHub, true, title + ": CPU seconds per GB, hub"},
+				Metric{"rss-" + s, s, Peak, true, title + ": peak memory, near end"},
+				Metric{"rss-hub-" + s, s, PeakHub, true, title + ": peak memory, hub"})
 			if n != "1" {
 				all = append(all, Metric{"jain-" + s, s, Fairness, false, title + ": Jain fairness"},
 					Metric{"slow-" + s, s, SlowFast, false, title + ": slowest stream / fastest"})
 			}
 		}
+	}
+	for _, s := range []string{"active10", "active10-of1000"} {
+		title := map[string]string{"active10": "ten peers of a hub, a stream up from each", "active10-of1000": "the same, and 990 idle peers"}[s]
+		all = append(all, Metric{s, s, Throughput, false, title}, Metric{"jain-" + s, s, Fairness, false, title + ": Jain fairness"},
+			Metric{"cpu-hub-" + s, s, CPUHub, true, title + ": CPU seconds per GB, hub"}, Metric{"rss-hub-" + s, s, PeakHub, true, title + ": peak memory, hub"})
 	}
 	return append(all,
 		Metric{"cpu", "up1", CPU, true, "CPU seconds per GB, near end, one stream up"},
@@ -198,6 +208,14 @@ func (r *Run) Headlines() (out []Headline) {
 		add(c, Yardstick, append(traffic, "up32", "down32", "rtt", "rtt-load", "conns")...)
 	}
 	add("kernel-sym", PlainKernel, traffic...)
+	for _, c := range have {
+		if strings.HasPrefix(c, "gateway") {
+			add(c, Direct, append(traffic, "rtt", "rtt-load", "udp64", "udp1400")...)
+		}
+	}
+	hub := []string{"cpu-hub-up1", "cpu-hub-down1", "cpu-hub-up8", "active10", "active10-of1000", "cpu-hub-active10-of1000"}
+	add("gateway", "gateway-wggo", append(append(hub, "udp64", "udp1400"), traffic...)...)
+	add("gateway", "gateway-kernel", append(hub, traffic...)...)
 	for _, ends := range []string{"", "-sym"} {
 		for _, peer := range peers {
 			add("netstack"+ends, peer+ends, append([]string{"cpu", "cpu-both"}, traffic...)...)

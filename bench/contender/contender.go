@@ -17,6 +17,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/bench/lab"
 	"github.com/tenantwire/tenantwire/bench/load"
+	"github.com/tenantwire/tenantwire/bench/noise"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
@@ -43,6 +44,7 @@ type Setup struct {
 	Impair   []string      // flags of the relay between the ends; none: a plain cable
 	Profile  bool          // the near end's sidecar serves profiles on a socket
 	Env      []string      // of our sidecar
+	Peers    Population    // of a hub, besides the two ends
 }
 
 // identity is one end of a tunnel.
@@ -59,6 +61,7 @@ type peer struct {
 	public   key.Public
 	endpoint netip.AddrPort // the zero value: it will come to us
 	allowed  []netip.Prefix
+	outside  bool // a hub passes packets between such peers and the others
 }
 
 // end is one side before it runs.
@@ -69,7 +72,10 @@ type end struct {
 	self  identity
 	peers []peer
 	near  bool // the client is here
+	hub   bool // it stands between others
 	far   netip.AddrPort
+	way   netip.AddrPort // of a near end that relays: where it listens for the client
+	port  uint16         // WireGuard's
 	place lab.Placement
 }
 
@@ -90,6 +96,7 @@ type kind struct {
 type Contender struct {
 	Name      string
 	near, far kind
+	via       kind              // stands between the ends, which know nobody else
 	only      func(*Pair) error // what else is needed between the hosts, instead of kinds or on top of them
 	kernel    bool              // needs the kernel's own WireGuard
 }
@@ -123,11 +130,16 @@ func All() []Contender {
 // Pair is a contender that runs.
 type Pair struct {
 	TCP, UDP  string
-	Control   string // base URL of the server's counters, beside the tunnel
+	Active    []string // the ways in by which Population.Active peers reach the server
+	Control   string   // base URL of the server's counters, beside the tunnel
 	Near, Far *lab.Process
+	Hub       *lab.Process // nil: there is none, or it is the kernel
 	NearHost  *lab.Host
 
 	near, far *end
+	via       *end // nil: nothing stands between
+	active    []*end
+	idle      []*noise.Initiator
 	lab       lab.Lab
 	restart   func() (running, error)
 	fixed     bool // something stands on the near end, which could not be made anew alone
@@ -136,9 +148,9 @@ type Pair struct {
 // ErrNotApplicable is of what a contender cannot do by its nature.
 var ErrNotApplicable = errors.New("not applicable")
 
-// PIDs are the tunnel's processes, near end first.
+// PIDs are the tunnel's processes: the near end's, the far end's, the hub's.
 func (p *Pair) PIDs() (out []int) {
-	for _, pr := range []*lab.Process{p.Near, p.Far} {
+	for _, pr := range []*lab.Process{p.Near, p.Far, p.Hub} {
 		if pr != nil {
 			out = append(out, pr.PID())
 		}
@@ -148,7 +160,7 @@ func (p *Pair) PIDs() (out []int) {
 
 // Alive is an error once an end has ended.
 func (p *Pair) Alive() error {
-	for _, pr := range []*lab.Process{p.Near, p.Far} {
+	for _, pr := range []*lab.Process{p.Near, p.Far, p.Hub} {
 		if pr != nil && pr.Running() != nil {
 			return pr.Running()
 		}
@@ -183,6 +195,11 @@ func Start(ctx context.Context, s *Setup, c Contender) (p *Pair, err error) {
 	if err := p.serve(s); err != nil {
 		return p, err
 	}
+	if c.via.start != nil {
+		if err := p.between(s); err != nil {
+			return p, err
+		}
+	}
 	if c.far.start != nil {
 		if err := p.ends(c); err != nil {
 			return p, err
@@ -194,7 +211,10 @@ func Start(ctx context.Context, s *Setup, c Contender) (p *Pair, err error) {
 			return p, err
 		}
 	}
-	return p, p.carries(ctx)
+	if err := p.carries(ctx); err != nil {
+		return p, err
+	}
+	return p, p.populate(ctx, s)
 }
 
 // hosts makes the two ends' namespaces and what each end knows of the other.
@@ -212,6 +232,7 @@ func (p *Pair) hosts(s *Setup) error {
 			place.CPU = (place.CPU-1+i)%runtime.NumCPU() + 1
 		}
 		ends[i] = &end{setup: s, lab: &p.lab, place: place, host: h, self: ids[i], near: i == 0, far: netip.AddrPortFrom(ids[1].inner(), Port),
+			way: localPort, port: outerPort,
 			peers: []peer{{public: other.private.Public(), allowed: []netip.Prefix{netip.PrefixFrom(other.inner(), 32)}}}}
 	}
 	p.near, p.far, p.NearHost = ends[0], ends[1], ends[0].host
@@ -219,7 +240,8 @@ func (p *Pair) hosts(s *Setup) error {
 	if len(s.Impair) > 0 {
 		p.near.peers[0].endpoint = netip.AddrPortFrom(ids[1].outer(), impaired)
 	}
-	return lab.Connect(p.near.host, p.far.host, netip.PrefixFrom(ids[0].outer(), 24), netip.PrefixFrom(ids[1].outer(), 24))
+	return lab.Connect(lab.Plug{Host: p.near.host, Link: "eth0", Address: netip.PrefixFrom(ids[0].outer(), 24)},
+		lab.Plug{Host: p.far.host, Link: "eth0", Address: netip.PrefixFrom(ids[1].outer(), 24)})
 }
 
 // serve starts the load's server, and the bad network if there is to be one.
@@ -242,11 +264,23 @@ func (p *Pair) ends(c Contender) error {
 	if err != nil {
 		return fmt.Errorf("far end: %w", err)
 	}
-	if err := lab.Until("bind the far end's port", patience, func() error { return errors.Join(far.process.Running(), bound(far.process.PID())) }); err != nil {
-		return err
+	p.Far = far.process
+	var via running
+	if p.via != nil {
+		if via, err = c.via.start(p.via); err != nil {
+			return fmt.Errorf("hub: %w", err)
+		}
+		p.Hub = via.process
+	}
+	for _, pr := range []*lab.Process{p.Far, p.Hub} {
+		if pr == nil {
+			continue
+		}
+		if err := lab.Until("bind its port", patience, func() error { return errors.Join(pr.Running(), bound(pr.PID())) }); err != nil {
+			return err
+		}
 	}
 	time.Sleep(grace)
-	p.Far = far.process
 	p.restart = func() (running, error) { return c.near.start(p.near) }
 	near, err := p.restart()
 	if err != nil {
@@ -273,13 +307,15 @@ func bound(pid int) error {
 }
 
 // carries waits for an answer through the tunnel, as long as both ends live.
-func (p *Pair) carries(ctx context.Context) error {
+func (p *Pair) carries(ctx context.Context) error { return p.answers(ctx, p.TCP) }
+
+func (p *Pair) answers(ctx context.Context, at string) error {
 	var dead error
 	err := lab.Until("carry a request", patience, func() (err error) {
 		if dead = errors.Join(p.Alive(), ctx.Err()); dead != nil {
 			return nil
 		}
-		p.NearHost.Do(func() { err = load.First(ctx, p.TCP, time.Second) })
+		p.NearHost.Do(func() { err = load.First(ctx, at, time.Second) })
 		return err
 	})
 	return errors.Join(dead, err)
@@ -323,7 +359,7 @@ func (e *end) file(name, text string, user uint32) (string, error) {
 
 // Find picks contenders by name; an unknown name is an error that lists them all.
 func Find(names []string) (out []Contender, err error) {
-	all := All()
+	all := append(All(), Gateways()...)
 	for _, n := range names {
 		i := slices.IndexFunc(all, func(c Contender) bool { return c.Name == n })
 		if i < 0 {

@@ -33,9 +33,11 @@ type (
 		ListenPort     int      `json:"listenPort"`
 		MTU            int      `json:"mtu"`
 		Datapath       string   `json:"datapath,omitempty"`
+		Hub            bool     `json:"hub,omitempty"`
 	}
 	sidecarPeer struct {
 		PublicKey  string   `json:"publicKey"`
+		Outside    bool     `json:"outside,omitempty"`
 		Endpoint   string   `json:"endpoint,omitempty"`
 		AllowedIPs []string `json:"allowedIPs"`
 	}
@@ -52,13 +54,13 @@ type (
 
 // sidecarConfig is an end's file. Netstack, the first datapath there was, is not named: the file may not know the field yet.
 func (e *end) sidecarConfig(datapath, keyFile string) sidecarFile {
-	f := sidecarFile{Interface: sidecarInterface{PrivateKeyFile: keyFile, ListenPort: outerPort, MTU: mtu,
+	f := sidecarFile{Interface: sidecarInterface{PrivateKeyFile: keyFile, ListenPort: int(e.port), MTU: mtu, Hub: e.hub,
 		Addresses: []string{netip.PrefixFrom(e.self.inner(), 32).String()}}}
 	if datapath != "Netstack" {
 		f.Interface.Datapath = datapath
 	}
 	for _, p := range e.peers {
-		out := sidecarPeer{PublicKey: p.public.String()}
+		out := sidecarPeer{PublicKey: p.public.String(), Outside: p.outside}
 		if p.endpoint.IsValid() {
 			out.Endpoint = p.endpoint.String()
 		}
@@ -67,9 +69,12 @@ func (e *end) sidecarConfig(datapath, keyFile string) sidecarFile {
 		}
 		f.Peers = append(f.Peers, out)
 	}
+	if e.hub {
+		return f
+	}
 	for _, protocol := range []string{"TCP", "UDP"} {
 		if e.near {
-			f.Forwards = append(f.Forwards, sidecarForward{localPort.String(), protocol, []string{e.far.String()}})
+			f.Forwards = append(f.Forwards, sidecarForward{e.way.String(), protocol, []string{e.far.String()}})
 		} else {
 			f.Expose = append(f.Expose, sidecarExpose{Port, protocol})
 		}
@@ -104,7 +109,7 @@ func startSidecar(datapath string) func(*end) (running, error) {
 			}
 		}
 		process, err := e.host.Start(p, nil)
-		r := running{process: process, tcp: localPort.String(), udp: localPort.String()}
+		r := running{process: process, tcp: e.way.String(), udp: e.way.String()}
 		if datapath != "Netstack" { // the pod has an interface: nobody needs a forward
 			r.tcp, r.udp = e.far.String(), e.far.String()
 		}
@@ -242,7 +247,7 @@ func (e *end) configure(name string) error {
 	if err != nil {
 		return err
 	}
-	port := outerPort
+	port := int(e.port)
 	cfg := wgtypes.Config{PrivateKey: &private, ListenPort: &port}
 	for _, p := range e.peers {
 		out := wgtypes.PeerConfig{PublicKey: wgtypes.Key(p.public)}

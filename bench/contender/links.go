@@ -123,6 +123,9 @@ func (c Contender) Missing(s *Setup) string {
 			return why
 		}
 	}
+	if s.Peers != (Population{}) && c.via.start == nil {
+		return "there is no hub that further peers could have"
+	}
 	if len(s.Impair) > 0 && c.near.start == nil && !c.kernel {
 		return "it sends no datagrams that the impairment relay could carry"
 	}

@@ -130,6 +130,15 @@ func (h *Host) tune() (err error) {
 	return err
 }
 
+// Forward has the host's kernel pass IPv4 packets on.
+func (h *Host) Forward() (err error) {
+	h.Do(func() { err = os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
+	if err != nil {
+		return fmt.Errorf("let %s forward: %w", h.Name, err)
+	}
+	return nil
+}
+
 // Do runs f on a thread in the namespace: sockets and processes that f makes are born there.
 func (h *Host) Do(f func()) {
 	runtime.LockOSThread()
@@ -178,14 +187,24 @@ func (h *Host) AddAddress(name string, p netip.Prefix) error {
 	return nil
 }
 
-// Connect lays a cable between two hosts: eth0 on both, with the addresses given.
-func Connect(a, b *Host, at, bt netip.Prefix) error {
-	const dev = "eth0"
-	v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: dev}, PeerName: dev, PeerNamespace: netlink.NsFd(int(b.ns))}
-	if err := a.nl.LinkAdd(v); err != nil {
+// Plug is an end of a cable.
+type Plug struct {
+	Host    *Host
+	Link    string // such as eth0
+	Address netip.Prefix
+}
+
+// Connect lays a cable between two hosts.
+func Connect(a, b Plug) error {
+	v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: a.Link}, PeerName: b.Link, PeerNamespace: netlink.NsFd(int(b.Host.ns))}
+	if err := a.Host.nl.LinkAdd(v); err != nil {
 		return fmt.Errorf("make veth: %w", err)
 	}
-	return errors.Join(a.AddAddress(dev, at), b.AddAddress(dev, bt), a.Up(dev), b.Up(dev))
+	var errs []error
+	for _, p := range []Plug{a, b} {
+		errs = append(errs, p.Host.AddAddress(p.Link, p.Address), p.Host.Up(p.Link))
+	}
+	return errors.Join(errs...)
 }
 
 // VXLAN makes a VXLAN device that speaks to one other over an existing link.

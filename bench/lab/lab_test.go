@@ -63,7 +63,7 @@ func TestCloseGoesOnAndBackwards(t *testing.T) {
 func TestHostsAreConnectedAndVanish(t *testing.T) {
 	l := newLab(t)
 	a, b := newHost(t, l), newHost(t, l)
-	if err := Connect(a, b, netip.MustParsePrefix("198.51.100.1/24"), netip.MustParsePrefix("198.51.100.2/24")); err != nil {
+	if err := Connect(Plug{a, "eth0", netip.MustParsePrefix("198.51.100.1/24")}, Plug{b, "eth0", netip.MustParsePrefix("198.51.100.2/24")}); err != nil {
 		t.Fatal(err)
 	}
 	var listener net.Listener

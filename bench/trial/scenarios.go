@@ -158,9 +158,8 @@ func idle(ctx context.Context, s *stage) error {
 }
 
 func (s *stage) memory(costs []load.Cost) {
-	units := []string{bench.Peak, bench.PeakFar}
 	for i, c := range costs {
-		s.add(units[i], float64(c.Now)/mebi)
+		s.add(costUnits[i], float64(c.Now)/mebi)
 	}
 }
 

@@ -36,9 +36,10 @@ type Options struct {
 // Scenario is one thing that is measured on a running contender.
 type Scenario struct {
 	Name   string
-	Alone  bool     // it brings up what it needs itself
-	Once   bool     // in the first round alone: it takes long, and no verdict hangs on its last percent
-	Impair []string // flags of the bad network that it needs
+	Alone  bool                 // it brings up what it needs itself
+	Once   bool                 // in the first round alone: it takes long, and no verdict hangs on its last percent
+	Impair []string             // flags of the bad network that it needs
+	Peers  contender.Population // further peers of the hub that it needs
 	run    func(context.Context, *stage) error
 }
 
@@ -114,7 +115,7 @@ func (s *stage) runOne(ctx context.Context, sc Scenario) (err error) {
 		return sc.run(ctx, s)
 	}
 	setup := *s.o.Setup
-	setup.Impair = sc.Impair
+	setup.Impair, setup.Peers = sc.Impair, sc.Peers
 	if why := s.contender.Missing(&setup); why != "" {
 		return fmt.Errorf("%w: %s", contender.ErrNotApplicable, why)
 	}
@@ -169,13 +170,17 @@ func (s *stage) loadWith(ctx context.Context, t time.Duration, what string, resu
 }
 
 func (s *stage) client(out io.Writer, in io.Reader, t time.Duration, what string, args ...string) (*lab.Process, error) {
+	if what == "datagrams" {
+		return s.clientAt(s.pair.UDP, out, in, t, what, args...)
+	}
+	return s.clientAt(s.pair.TCP, out, in, t, what, args...)
+}
+
+// clientAt is a client that takes one of the ways in.
+func (s *stage) clientAt(addr string, out io.Writer, in io.Reader, t time.Duration, what string, args ...string) (*lab.Process, error) {
 	var pids []string
 	for _, pid := range s.pair.PIDs() {
 		pids = append(pids, fmt.Sprint(pid))
-	}
-	addr := s.pair.TCP
-	if what == "datagrams" {
-		addr = s.pair.UDP
 	}
 	args = append([]string{what, "-addr", addr, "-control", s.pair.Control, "-warm", s.o.Warm.String(), "-time", t.String(),
 		"-watch", strings.Join(pids, ",")}, args...)
@@ -184,13 +189,17 @@ func (s *stage) client(out io.Writer, in io.Reader, t time.Duration, what string
 
 const mebi = 1 << 20
 
+// The order of the costs is that of Pair.PIDs.
+var costUnits = []string{bench.Peak, bench.PeakFar, bench.PeakHub}
+
+const hubCost = 2
+
 // costs notes what the tunnel's processes used; bytes is what they carried for it, 0: not asked.
 func (s *stage) costs(costs []load.Cost, carried float64) {
 	var cpu float64
-	units := []string{bench.Peak, bench.PeakFar}
 	for i, c := range costs {
 		memory := float64(c.Peak) / mebi
-		s.add(units[i], memory)
+		s.add(costUnits[i], memory)
 		// Both ends of a symmetric contender are the same program: the greater counts.
 		if i == 0 || strings.HasSuffix(s.contender.Name, "-sym") {
 			s.most[bench.Peak] = max(s.most[bench.Peak], memory)
@@ -198,6 +207,9 @@ func (s *stage) costs(costs []load.Cost, carried float64) {
 		cpu += c.CPU.Seconds()
 		if i == 0 && carried > 0 {
 			s.add(bench.CPU, cpu/(carried/1e9))
+		}
+		if i == hubCost && carried > 0 {
+			s.add(bench.CPUHub, c.CPU.Seconds()/(carried/1e9))
 		}
 	}
 	if len(costs) > 1 && carried > 0 {

@@ -31,6 +31,15 @@ func (o *options) measureLimited(ctx context.Context, r *bench.Report) error {
 	return nil
 }
 
+// measureGateway measures what a gateway costs that stands between an outside peer and a member.
+func (o *options) measureGateway(ctx context.Context, r *bench.Report) error {
+	t := o.trial
+	t.Contenders, t.Scenarios = contender.Gateways(), trial.Gateway()
+	run := &bench.Run{Limit: "a gateway between the ends"}
+	r.Runs = append(r.Runs, run)
+	return trial.Run(ctx, &t, run)
+}
+
 // measureLong measures what shows only after a long time, on the yardstick and on ours.
 func (o *options) measureLong(ctx context.Context, r *bench.Report) (err error) {
 	t := o.trial

@@ -53,6 +53,7 @@ type options struct {
 	profiles   bool
 	limits     bool
 	guest      bool
+	gateway    bool
 	contenders string
 	scenarios  string
 	env        string
@@ -74,6 +75,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.scenarios, "scenarios", "", "some, by comma (default all, with -quick the headline's)")
 	fs.BoolVar(&o.profiles, "profiles", true, "profile our sidecar after the rounds; not with -quick")
 	fs.BoolVar(&o.limits, "limits", true, "measure some of it again with one CPU, half a CPU and small buffers; not with -quick or a limit given")
+	fs.BoolVar(&o.gateway, "gateway", true, "measure an outside peer, a gateway and a member; not with -quick or contenders given")
 	fs.BoolVar(&o.guest, "guest", true, "where this kernel has no WireGuard, compare the datapath Kernel in a guest that has; not with -quick")
 	fs.BoolFunc("one-cpu", "give each end of a tunnel one CPU: the near end the first, the far end the second", func(string) error {
 		o.setup.Place.CPU = 1
@@ -126,7 +128,7 @@ func (o *options) complete() (err error) {
 func find(names []string) (out []trial.Scenario, err error) {
 	for _, n := range names {
 		found := false
-		for _, s := range trial.All() {
+		for _, s := range append(trial.All(), trial.HubOnly()...) {
 			if s.Name == n {
 				out, found = append(out, s), true
 			}
@@ -183,6 +185,11 @@ func (o *options) measure(ctx context.Context, r *bench.Report) error {
 	}
 	if o.limits && o.setup.Place == (lab.Placement{}) {
 		if err := o.measureLimited(ctx, r); err != nil {
+			return err
+		}
+	}
+	if o.gateway && o.contenders == "" {
+		if err := o.measureGateway(ctx, r); err != nil {
 			return err
 		}
 	}
