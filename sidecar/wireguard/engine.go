@@ -71,6 +71,7 @@ type Engine struct {
 	hub     atomic.Pointer[hub]    // nil: nothing is passed on
 	limits  atomic.Pointer[limits] // nil: peers may take what they can
 	count   counters
+	holders holders
 
 	mu     sync.RWMutex // guards what follows
 	peers  map[key.Public]*peer
@@ -353,6 +354,7 @@ func (e *Engine) Close() error {
 	for _, p := range peers {
 		p.remove()
 	}
+	e.holders.delivering.Wait()
 	e.limiter().Close()
 	return nil
 }

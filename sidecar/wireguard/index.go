@@ -52,5 +52,6 @@ func (x *index) drop(n uint32) {
 func (x *index) dropSession(s *session) {
 	if s != nil {
 		x.drop(s.local)
+		s.stopWaiting()
 	}
 }

@@ -27,6 +27,7 @@ func (m *message) cut() []byte {
 type receiver struct {
 	engine *Engine
 	plain  [][]byte // of the run, from where the header was
+	lent   []held   // of them, those that have waited
 	nonce  nonce
 
 	session *session // of the run
@@ -83,9 +84,13 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 		r.engine.count.unauthentic.Add(1)
 		return
 	}
-	r.session.mu.Lock()
-	fresh := r.session.seen.ValidateCounter(counter, rejectAfterMessages)
-	r.session.mu.Unlock()
+	s, where := r.session, straight
+	s.mu.Lock()
+	fresh := s.seen.ValidateCounter(counter, rejectAfterMessages)
+	if fresh && r.hub == nil { // what is passed on is put in order where it ends
+		where = s.see(counter, plain, r.now)
+	}
+	s.mu.Unlock()
 	if !fresh {
 		r.engine.count.replayed.Add(1)
 		return
@@ -93,14 +98,28 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 	r.account.charge(len(d))
 	r.valid++
 	r.size += len(d)
+	packet := r.inner(d, plain)
+	if where == early && s.keep(counter, packet, r.now) {
+		return
+	}
+	if packet != nil {
+		r.plain = append(r.plain, packet)
+	}
+	if where == last {
+		r.release(s)
+	}
+}
+
+// inner is the packet to deliver, from where the header was; nil: there is none.
+func (r *receiver) inner(d, plain []byte) []byte {
 	if len(plain) == 0 {
-		return // a keepalive
+		return nil // a keepalive
 	}
 	r.data++
 	n, src := packetSource(plain)
 	if n == 0 {
 		r.engine.count.malformed.Add(1)
-		return
+		return nil
 	}
 	if m := r.session.peer.mapper.Load(); m != nil {
 		var ok bool
@@ -114,10 +133,23 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 	}
 	if r.owner != r.session.peer {
 		r.engine.count.source.Add(1)
-		return
+		return nil
 	}
-	if r.hub == nil || !r.passOn(*r.hub, d, plain[:n], src) {
-		r.plain = append(r.plain, d[:HeaderSize+n])
+	if r.hub != nil && r.passOn(*r.hub, d, plain[:n], src) {
+		return nil
+	}
+	return d[:HeaderSize+n]
+}
+
+// release has what waited for the last packet delivered behind it.
+func (r *receiver) release(s *session) {
+	s.mu.Lock()
+	out, _ := s.order.release(r.now)
+	s.mu.Unlock()
+	for _, h := range out {
+		if h.packet != nil {
+			r.plain, r.lent = append(r.plain, *h.packet), append(r.lent, h)
+		}
 	}
 }
 
@@ -146,6 +178,10 @@ func (r *receiver) flush(from *endpoint) {
 		r.engine.deliver(r.plain, HeaderSize)
 	}
 	r.flushTransit()
+	for _, h := range r.lent {
+		s.give(h)
+	}
+	r.lent = r.lent[:0]
 	clear(r.plain)
 	r.plain, r.size, r.valid, r.data = r.plain[:0], 0, 0, 0
 }

@@ -35,8 +35,9 @@ type session struct {
 
 	nonce atomic.Uint64 // the next to send with
 
-	mu   sync.Mutex // guards seen; one reader for each socket may have packets of the session
+	mu   sync.Mutex // guards what follows; one reader for each socket may have packets of the session
 	seen replay.Filter
+	reorder
 }
 
 // usable says whether it may still encrypt and decrypt.
