@@ -125,7 +125,7 @@ func (r *receiver) inner(d, plain []byte) []byte {
 		var ok bool
 		if src, ok = m.inbound(plain[:n]); !ok {
 			r.engine.count.source.Add(1)
-			return
+			return nil
 		}
 	}
 	if src != r.src || r.owner == nil {
