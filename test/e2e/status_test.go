@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"net"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -47,7 +48,7 @@ func TestStatus(t *testing.T) {
 		}
 		status = out.String()
 		for _, line := range strings.Split(status, "\n") {
-			if strings.HasPrefix(line, "client ") && strings.Contains(line, " ago ") && strings.Contains(line, "iB") {
+			if regexp.MustCompile(`^client .* ago +[1-9][0-9.]* (B|KiB) +[1-9][0-9.]* (B|KiB)`).MatchString(line) {
 				return nil
 			}
 		}
