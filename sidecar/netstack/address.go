@@ -1,9 +1,11 @@
 package netstack
 
 import (
+	"fmt"
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -47,6 +49,40 @@ func (s *addressSet) has(a netip.Addr) bool {
 		return ok
 	}
 	return a.IsValid() && (a == s.one || a == s.two)
+}
+
+// dialFrom makes the first address of either family the one that dials leave from, as with a socket of the kernel's. Left alone, the stack
+// takes the address that has most in common with the destination, which is any of them. Binding each dial would do it too, but
+// then a port is one for all destinations, and there are only so many.
+func (s *Stack) dialFrom(own []netip.Prefix) error {
+	first := map[bool]tcpip.Address{} // by whether it is IPv4
+	ep, err := s.ip.GetNetworkEndpoint(nicID, ipv6.ProtocolNumber)
+	if err != nil {
+		return fmt.Errorf("find the IPv6 endpoint: %w", fromTCPIP(err))
+	}
+	six, ok := ep.(interface {
+		SetDeprecated(a tcpip.Address, deprecated bool) tcpip.Error
+	})
+	if !ok {
+		return fmt.Errorf("the IPv6 endpoint %T has no addresses", ep)
+	}
+	for _, p := range own {
+		a, v4 := toTCPIP(p.Addr()), p.Addr().Is4()
+		if _, later := first[v4]; !later {
+			first[v4] = a
+		}
+		if v4 {
+			continue // the stack heeds a hint for IPv4 alone, and what is deprecated for IPv6 alone
+		}
+		if err := six.SetDeprecated(a, a != first[v4]); err != nil {
+			return fmt.Errorf("dial from %s: %w", p.Addr(), fromTCPIP(err))
+		}
+	}
+	s.ip.SetRouteTable([]tcpip.Route{
+		{Destination: header.IPv4EmptySubnet, NIC: nicID, SourceHint: first[true]},
+		{Destination: header.IPv6EmptySubnet, NIC: nicID},
+	})
+	return nil
 }
 
 func toTCPIP(a netip.Addr) tcpip.Address {

@@ -31,7 +31,6 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -132,10 +131,6 @@ func (s *Stack) configure(o Options) error {
 	if err := s.ip.CreateNIC(nicID, s.link); err != nil {
 		return fmt.Errorf("create interface: %w", fromTCPIP(err))
 	}
-	s.ip.SetRouteTable([]tcpip.Route{
-		{Destination: header.IPv4EmptySubnet, NIC: nicID},
-		{Destination: header.IPv6EmptySubnet, NIC: nicID},
-	})
 	fwd := tcp.NewForwarder(s.ip, 0, o.Limits.withDefaults().TCPRequests, s.forwardTCP)
 	s.ip.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
 	s.ip.SetTransportProtocolHandler(udp.ProtocolNumber, s.forwardUDP)
@@ -176,6 +171,9 @@ func (s *Stack) SetInterface(i datapath.Interface) error {
 		}
 	}
 	s.own.Store(next)
+	if err := s.dialFrom(i.Addresses); err != nil {
+		return err
+	}
 	for _, a := range s.iface.Addresses {
 		if next.has(a.Addr()) {
 			continue
