@@ -102,7 +102,11 @@ func setup(fd, protocol int, iface string) error {
 func copyPackets(ctx context.Context, fd int, skipLoopback bool, w *pcap.Writer) (n int, err error) {
 	b := make([]byte, snapLength)
 	for {
-		size, from, err := unix.Recvfrom(fd, b, unix.MSG_TRUNC)
+		flags := unix.MSG_TRUNC
+		if ctx.Err() != nil {
+			flags |= unix.MSG_DONTWAIT // else a packet now and then would keep us here for ever
+		}
+		size, from, err := unix.Recvfrom(fd, b, flags)
 		switch {
 		case errors.Is(err, unix.EAGAIN) && ctx.Err() != nil:
 			return n, nil
