@@ -61,6 +61,17 @@ func mappingsAround(accepted []peer, addr netip.Addr) []wire.Mapping {
 	return accepted[i].mappings
 }
 
+func mappingsOf(l *wire.Lookups, domain string) []wire.Mapping {
+	if l != nil {
+		for _, z := range l.Zones {
+			if z.Domain == domain {
+				return z.Mappings
+			}
+		}
+	}
+	return nil
+}
+
 // hostAddress reads the address of a host behind a peer.
 func hostAddress(s string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(s)
@@ -88,15 +99,20 @@ func placeOf(e v1alpha1.EgressHost, accepted []peer, l *wire.Lookups) (place, bo
 	return place{addr: addr}, true
 }
 
-// unroutedServers are a tunnel's name servers that no accepted peer has a route to.
+// unroutedServers are a tunnel's name servers that are not asked: no accepted peer has a route to them, or the same answer would mean other hosts.
 func unroutedServers(t *v1alpha1.TenantTunnel, accepted []peer) (out []string) {
 	if t.Spec.DNS == nil {
 		return nil
 	}
+	asked := lookups(t, accepted)
 	for _, z := range t.Spec.DNS.Zones {
 		for _, s := range z.Servers {
-			if addr, ok := hostAddress(s); !ok || !routed(accepted, addr) {
+			addr, ok := hostAddress(s)
+			switch {
+			case !ok || !routed(accepted, addr):
 				out = append(out, fmt.Sprintf("%s (%s)", s, z.Domain))
+			case !slices.Equal(mappingsAround(accepted, addr), mappingsOf(asked, z.Domain)):
+				out = append(out, fmt.Sprintf("%s (%s; there is one, to a site that maps other ranges than that of the servers before it)", s, z.Domain))
 			}
 		}
 	}

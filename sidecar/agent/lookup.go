@@ -67,7 +67,7 @@ func lookups(c wire.Config) resolve.Config {
 	}
 	for _, p := range c.Peers {
 		if p.Outside {
-			out.Within = append(out.Within, p.AllowedIPs...)
+			out.Within = append(out.Within, p.Ranges()...)
 		}
 	}
 	return out

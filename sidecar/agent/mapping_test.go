@@ -25,3 +25,13 @@ func TestMappingsReachTheDevice(t *testing.T) {
 		t.Error("a mapped host counts as a member")
 	}
 }
+
+// Names at a mapped site lead to what its hosts are seen as, which a gateway has in Mappings alone.
+func TestLookupsOfMappedSite(t *testing.T) {
+	seen := netip.MustParsePrefix("192.168.20.0/24")
+	c := lookups(wire.Config{Interface: wire.Interface{Hub: true}, Lookups: &wire.Lookups{Zones: []wire.DNSZone{{Domain: "corp"}}}, Peers: []wire.Peer{
+		{PublicKey: key.Public{1}, Outside: true, Mappings: []wire.Mapping{{Real: netip.MustParsePrefix("192.168.10.0/24"), Seen: seen}}}}})
+	if !slices.Contains(c.Within, seen) {
+		t.Errorf("within %v, want %s too", c.Within, seen)
+	}
+}

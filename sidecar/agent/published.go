@@ -45,21 +45,19 @@ func (d *desired) admit(src, at netip.Addr, port uint16, protocol relay.Protocol
 	return d.admission == nil || d.admission.admits(src, p)
 }
 
-// ownAddress says whether an address is the pod's.
-func (p *plane) ownAddress(a netip.Addr) bool {
-	if a == p.podIP.Unmap() {
-		return true
-	}
-	own, err := net.InterfaceAddrs()
+// ownAddresses are the pod's.
+func (p *plane) ownAddresses() ([]netip.Addr, error) {
+	own := []netip.Addr{p.podIP.Unmap()}
+	all, err := net.InterfaceAddrs()
 	if err != nil {
-		return true // not known to be another's
+		return nil, err
 	}
-	for _, n := range own {
+	for _, n := range all {
 		if n, ok := n.(*net.IPNet); ok {
-			if b, ok := netip.AddrFromSlice(n.IP); ok && b.Unmap() == a {
-				return true
+			if a, ok := netip.AddrFromSlice(n.IP); ok {
+				own = append(own, a.Unmap())
 			}
 		}
 	}
-	return false
+	return own, nil
 }

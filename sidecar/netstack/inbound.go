@@ -56,7 +56,7 @@ func inspect(b []byte, own *addressSet) ([]byte, verdict) {
 
 var mergers = sync.Pool{New: func() any { return new(merger) }}
 
-// deliver takes a batch from the engine. It may be called concurrently, by one goroutine per peer.
+// deliver takes a batch from the engine. It may be called concurrently.
 func (l *link) deliver(bufs [][]byte, offset int) {
 	d := l.dispatcher.Load()
 	if d == nil {

@@ -15,8 +15,9 @@ type Options struct {
 	// AllowInbound is asked before a peer's connection or flow is accepted, and again for the established ones on every
 	// SetInbound and SetPublished; nil allows what they list. at is the address of ours that was asked for. It must not block.
 	AllowInbound func(src, at netip.Addr, port uint16, proto Protocol) bool
-	// OwnAddress says whether an address is the pod's: what is published never leads there. nil: none is known.
-	OwnAddress func(netip.Addr) bool
+	// OwnAddresses are the pod's: what is published never leads there, and outside nowhere at all while they cannot be told. Asked with every
+	// SetPublished that leads outside; nil: none is known.
+	OwnAddresses func() ([]netip.Addr, error)
 	// PeerOf finds the address that stands for all of a peer's, which share its limits; nil: each stands for itself. It must not block.
 	PeerOf func(netip.Addr) netip.Addr
 	// MTU is the tunnel's inner MTU in bytes, for the size of a bulk write; zero: 1420.

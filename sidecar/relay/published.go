@@ -45,6 +45,7 @@ func (r *Relay) SetPublished(all []Published) error {
 
 func (r *Relay) planPublished(all []Published) (want map[inboundKey]*inboundPort, bad []error) {
 	want = map[inboundKey]*inboundPort{}
+	own, unknown := r.ownAddresses(all)
 	owner := map[netip.Addr]string{}
 	for _, p := range all {
 		wrong := func(err error) {
@@ -59,7 +60,7 @@ func (r *Relay) planPublished(all []Published) (want map[inboundKey]*inboundPort
 			targets = append(targets, target{at, false})
 		}
 		for _, at := range p.Outside {
-			if err := r.checkOutside(at); err != nil {
+			if err := errors.Join(unknown, checkOutside(at, own)); err != nil {
 				wrong(err)
 				continue
 			}
@@ -105,14 +106,26 @@ func (p *Published) check(owner map[netip.Addr]string) error {
 
 // checkOutside refuses what could not be another pod: who comes in by the tunnel must not reach the pod itself, its node's link or
 // anything that many share. Whether it is one was for whoever said so to prove.
-func (r *Relay) checkOutside(t netip.AddrPort) error {
+func checkOutside(t netip.AddrPort, own []netip.Addr) error {
 	switch a := t.Addr(); {
 	case t.Port() == 0 || !datapath.Unicast(a):
 		return fmt.Errorf("target %s is not a port of another pod", t)
-	case r.opts.OwnAddress != nil && r.opts.OwnAddress(a):
+	case slices.Contains(own, a):
 		return fmt.Errorf("target %s is the pod's own address", t)
 	}
 	return nil
+}
+
+// ownAddresses are the pod's, if anything leads outside.
+func (r *Relay) ownAddresses(all []Published) ([]netip.Addr, error) {
+	if r.opts.OwnAddresses == nil || !slices.ContainsFunc(all, func(p Published) bool { return len(p.Outside) > 0 }) {
+		return nil, nil
+	}
+	own, err := r.opts.OwnAddresses()
+	if err != nil {
+		return nil, fmt.Errorf("which addresses are the pod's own: %w", err)
+	}
+	return own, nil
 }
 
 // left says whether a flow's target is no longer behind the port that it came in by.

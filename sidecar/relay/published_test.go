@@ -289,7 +289,7 @@ func TestPublishedCaps(t *testing.T) {
 
 func TestPublishedBadEntries(t *testing.T) {
 	own := netip.MustParseAddr("10.244.0.99")
-	w := newWorld(t, kernelMode, func(o *Options) { o.OwnAddress = func(a netip.Addr) bool { return a == own } })
+	w := newWorld(t, kernelMode, func(o *Options) { o.OwnAddresses = func() ([]netip.Addr, error) { return []netip.Addr{own}, nil } })
 	pods := w.withPods()
 	w.net.route(inner(1), server(t, echo))
 	bad := []string{"127.0.0.1:80", "[::1]:80", "169.254.169.254:80", "[fe80::1]:80", "224.0.0.1:80", "[ff02::1]:80", "0.0.0.0:80", "[::]:80", "255.255.255.255:80", "0.1.2.3:80",

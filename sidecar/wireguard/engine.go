@@ -276,6 +276,9 @@ func (e *Engine) change(c delta.Change, was, is datapath.Peer) {
 		p.remove()
 		return
 	}
+	if c.ReplaceAllowedIPs || c.Mappings != nil {
+		p.dropHeld()
+	}
 	p.reach(c)
 }
 

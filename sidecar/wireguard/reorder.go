@@ -247,7 +247,7 @@ func (s *session) overdue() {
 	}
 }
 
-// stopWaiting drops what a session holds that is over.
+// stopWaiting ends the waiting of a session that is over.
 func (s *session) stopWaiting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -255,8 +255,24 @@ func (s *session) stopWaiting() {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
+	s.dropHeld()
+}
+
+// dropHeld drops what a session holds. The caller has its lock.
+func (s *session) dropHeld() {
 	for _, h := range s.held {
 		s.give(h)
 	}
 	s.held = nil
+}
+
+// dropHeld drops what was held of a peer whose addresses change: it was looked at when it came.
+func (p *peer) dropHeld() {
+	for _, s := range []*session{p.current.Load(), p.prev.Load(), p.next.Load()} {
+		if s != nil {
+			s.mu.Lock()
+			s.dropHeld()
+			s.mu.Unlock()
+		}
+	}
 }

@@ -277,6 +277,15 @@ func TestEndWhileWaiting(t *testing.T) {
 	if n := b.holders.bytes.Load(); n == 0 {
 		t.Fatal("nothing is counted")
 	}
+	moved := a.as()
+	moved.AllowedIPs = append(moved.AllowedIPs[:0:0], netip.MustParsePrefix("10.9.9.0/24"))
+	know(t, b, moved)
+	if n := b.holders.bytes.Load(); n != 0 || len(s.held) != 0 {
+		t.Errorf("%d bytes and %d packets are held of a peer that has other addresses now", n, len(s.held))
+	}
+	if !s.keep(150, make([]byte, 100), b.now()) {
+		t.Fatal("not kept")
+	}
 	if err := b.UpdatePeers(nil, []key.Public{a.priv.Public()}); err != nil {
 		t.Fatal(err)
 	}

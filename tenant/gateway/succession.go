@@ -15,7 +15,7 @@ import (
 //  1. Who is to end says that it is leaving. A Lease that was not renewed for half of what it holds says the same of a pod that died.
 //  2. One of those that stand by writes its name; the API server lets one win. It is ready from then on, and active not yet.
 //  3. Who leaves gives the Lease back when another has been next for long enough, or when it has waited long enough for one.
-//  4. To the others, who is next holds the Lease already: they leave it two seconds to take it.
+//  4. To the others, who is next holds the Lease already: they leave it a second to take it, after which it is anybody's.
 //
 // None of this lets anybody send: the Lease alone does.
 const (
