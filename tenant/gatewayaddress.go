@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
@@ -35,4 +36,14 @@ func reserved(t *v1alpha1.TenantTunnel) (out []netip.Addr) {
 		out = append(out, p.Addr().Next())
 	}
 	return out
+}
+
+// gatewayKey is the gateway's too while none of its pods is registered.
+func (c *contest) gatewayKey(t *v1alpha1.TenantTunnel) {
+	if t.Status.Gateway == nil {
+		return
+	}
+	if k, err := key.ParsePublic(t.Status.Gateway.PublicKey); err == nil && c.keys[k] == "" {
+		c.keys[k] = "the tunnel's gateway"
+	}
 }

@@ -133,7 +133,8 @@ func outsidePeers(accepted []peer) []wire.Peer {
 }
 
 // theGateway is all of a tunnel's gateways as one peer of members, at the one that is active, with what is behind it: outside peers,
-// who have its addresses' rights too. None, while no gateway has registered.
+// who have its addresses' rights too. While all its pods are replaced it is what it was: members that lost it would refuse what still
+// comes, and end connections that could go on. None, as long as no gateway has ever registered.
 func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
 	var out wire.Peer
 	for _, g := range gateways(s.Members) {
@@ -147,7 +148,11 @@ func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
 		out.AllowedIPs = append(out.AllowedIPs, m.addresses...)
 	}
 	if !out.Outside {
-		return nil
+		k, ok := n.absentGateway(s.Tunnel)
+		if !ok {
+			return nil
+		}
+		out = wire.Peer{PublicKey: k, Outside: true}
 	}
 	out.AllowedIPs = append(append(out.AllowedIPs, n.shared...), n.answered...)
 	for _, p := range outside {
@@ -156,6 +161,23 @@ func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
 	slices.SortFunc(out.AllowedIPs, netip.Prefix.Compare)
 	out.Owners = numberOwners(out.AllowedIPs, outside)
 	return []wire.Peer{out}
+}
+
+// absentGateway is the key of a gateway of which no pod is registered.
+func (n *Network) absentGateway(t *v1alpha1.TenantTunnel) (key.Public, bool) {
+	if t.Status.Gateway == nil {
+		return key.Public{}, false
+	}
+	k, err := key.ParsePublic(t.Status.Gateway.PublicKey)
+	if err != nil {
+		return key.Public{}, false
+	}
+	for _, m := range n.members {
+		if m.key == k { // whoever that is, the key is taken
+			return key.Public{}, false
+		}
+	}
+	return k, true
 }
 
 // Config is what one member is told: everything but itself, and no name on a port that the member's own application holds, as the

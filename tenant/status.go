@@ -63,7 +63,7 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 	slices.Sort(waiting)
 	s.Ready = readiness(s.Members, waiting, applied, slices.Concat(problems, without))
 	if in.Tunnel.Spec.Gateway != nil {
-		s.Gateway = gatewayStatus(kept)
+		s.Gateway = gatewayStatus(in.Tunnel, kept)
 		s.Gateway.Addresses = addressStrings(GatewayAddresses(in.Tunnel, kept))
 		s.Gateway.Egress = EgressPorts(in.Tunnel)
 		if s.IsReady() && s.Gateway.Active == "" {
@@ -73,8 +73,9 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 	return s
 }
 
-// gatewayStatus is that of the active gateway; while there is none, the key is still known from those that stand by.
-func gatewayStatus(kept []v1alpha1.TunnelMember) *v1alpha1.GatewayStatus {
+// gatewayStatus is that of the active gateway; while there is none, the key is still known from those that stand by, or, while all pods are
+// replaced, from before: it never changes.
+func gatewayStatus(t *v1alpha1.TenantTunnel, kept []v1alpha1.TunnelMember) *v1alpha1.GatewayStatus {
 	g := &v1alpha1.GatewayStatus{}
 	for _, m := range gateways(kept) {
 		if g.PublicKey == "" {
@@ -83,6 +84,9 @@ func gatewayStatus(kept []v1alpha1.TunnelMember) *v1alpha1.GatewayStatus {
 		if meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionReady) {
 			return &v1alpha1.GatewayStatus{PublicKey: m.Status.PublicKey, Active: m.Name}
 		}
+	}
+	if g.PublicKey == "" && t.Status.Gateway != nil {
+		g.PublicKey = t.Status.Gateway.PublicKey
 	}
 	return g
 }

@@ -93,6 +93,7 @@ func decidePeers(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members 
 	}
 	c := contest{tunnel: t, keys: make(map[key.Public]string, len(peers)+len(members)), addresses: map[netip.Addr]string{}}
 	c.members(members)
+	c.gatewayKey(t)
 	for name, own := range ServiceAddresses(t, members, peers) {
 		for _, a := range own {
 			c.addresses[a] = "Service " + name
