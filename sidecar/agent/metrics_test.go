@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/tenantwire/tenantwire/manifests/catalogue"
+	"github.com/tenantwire/tenantwire/sidecar/relay"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
@@ -51,5 +53,33 @@ func TestMetricsAreInTheCatalogue(t *testing.T) {
 			t.Error(problem)
 		}
 	}
+	checkValues(t, families)
 	l.stop(t)
+}
+
+// checkValues: what docs/metrics.md says that a label may be is all that it can be. Failures are counted from the first on, so that
+// their reasons are the relay's own list.
+func checkValues(t *testing.T, families []*dto.MetricFamily) {
+	t.Helper()
+	listed, err := catalogue.Values()
+	must(t, err)
+	var reasons []string
+	for _, r := range relay.Reasons() {
+		reasons = append(reasons, r.String())
+	}
+	slices.Sort(reasons)
+	for label, got := range map[string][]string{
+		"reason, of drops":          catalogue.Exported(families, "tenantwire_datapath_dropped_total", "reason"),
+		"reason, of relay failures": reasons,
+		"result":                    catalogue.Exported(families, "tenantwire_dns_lookups_total", "result"),
+	} {
+		if !slices.Equal(got, listed[label]) {
+			t.Errorf("%s: exported are %q, in docs/metrics.md %q", label, got, listed[label])
+		}
+	}
+	for _, result := range catalogue.Exported(families, "tenantwire_endpoint_lookups_total", "result") {
+		if !slices.Contains(listed["result"], result) {
+			t.Errorf("result: %q is not in docs/metrics.md", result)
+		}
+	}
 }
