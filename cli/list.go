@@ -130,7 +130,7 @@ func printTable(w io.Writer, l listing, all []v1alpha1.TunnelPeer, now time.Time
 		column{"NAME", func(p *v1alpha1.TunnelPeer) string { return p.Name }},
 		column{"TUNNEL", func(p *v1alpha1.TunnelPeer) string { return p.Spec.Tunnel }},
 		column{"ADDRESSES", func(p *v1alpha1.TunnelPeer) string { return strings.Join(p.Status.Addresses, ",") }},
-		column{"ROUTES", func(p *v1alpha1.TunnelPeer) string { return strings.Join(p.Spec.Routes, ",") }},
+		column{"ROUTES", func(p *v1alpha1.TunnelPeer) string { return routesAsSeen(p.Spec.Routes, p.Spec.Mappings) }},
 		column{"ACCEPTED", func(p *v1alpha1.TunnelPeer) string { return state(p, v1alpha1.ConditionAccepted) }},
 		column{"CONNECTED", func(p *v1alpha1.TunnelPeer) string { return state(p, v1alpha1.ConditionConnected) }},
 		column{"LAST HANDSHAKE", func(p *v1alpha1.TunnelPeer) string { return moment(p.Status.LastHandshake, now) }},

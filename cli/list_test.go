@@ -41,6 +41,7 @@ func listed() []v1alpha1.TunnelPeer {
 		testPeer("new", func(p *v1alpha1.TunnelPeer) { p.CreationTimestamp = *ago(time.Second) }),
 		testPeer("office", func(p *v1alpha1.TunnelPeer) {
 			p.Spec.Endpoint, p.Spec.Routes = "vpn.example.com:51820", []string{"192.168.10.0/24", "192.168.20.0/24"}
+			p.Spec.Mappings = []v1alpha1.RouteMapping{{Route: "192.168.20.0/24", MapTo: "192.168.21.0/24"}}
 			p.Status = v1alpha1.TunnelPeerStatus{LastHandshake: ago(26 * time.Hour), Conditions: []metav1.Condition{
 				condition("Accepted", metav1.ConditionTrue, "Accepted", ""), condition("Connected", metav1.ConditionUnknown, "Idle", "")}}
 		}),

@@ -27,23 +27,25 @@ type report struct {
 	Kind       string         `json:"kind"`
 	Healthy    bool           `json:"healthy"`
 	Problems   []string       `json:"problems,omitempty"` // why not, in sentences
+	Remarks    []string       `json:"remarks,omitempty"`  // what is worth knowing, though all may be well
 	Notes      []string       `json:"notes,omitempty"`    // what could not be found out, and why
 	Tunnels    []tunnelReport `json:"tunnels"`
 	Strays     []peerReport   `json:"strays,omitempty"` // peers of tunnels that do not exist
 }
 
 type tunnelReport struct {
-	Namespace  string         `json:"namespace"`
-	Name       string         `json:"name"`
-	Healthy    bool           `json:"healthy"`
-	Accepted   verdict        `json:"accepted"`
-	Ready      verdict        `json:"ready"`
-	IPv6Prefix string         `json:"ipv6Prefix,omitempty"`
-	IPv4Pool   string         `json:"ipv4Pool,omitempty"`
-	Counts     counts         `json:"counts"`
-	Gateway    *gatewayReport `json:"gateway,omitempty"`
-	Members    []memberReport `json:"members,omitempty"`
-	Peers      []peerReport   `json:"peers,omitempty"`
+	Namespace  string          `json:"namespace"`
+	Name       string          `json:"name"`
+	Healthy    bool            `json:"healthy"`
+	Accepted   verdict         `json:"accepted"`
+	Ready      verdict         `json:"ready"`
+	IPv6Prefix string          `json:"ipv6Prefix,omitempty"`
+	IPv4Pool   string          `json:"ipv4Pool,omitempty"`
+	Counts     counts          `json:"counts"`
+	Gateway    *gatewayReport  `json:"gateway,omitempty"`
+	Members    []memberReport  `json:"members,omitempty"`
+	Peers      []peerReport    `json:"peers,omitempty"`
+	Services   []serviceReport `json:"services,omitempty"` // with addresses of their own, which takes a gateway
 }
 
 type counts struct {
@@ -80,19 +82,20 @@ type memberReport struct {
 }
 
 type peerReport struct {
-	Namespace     string             `json:"namespace"`
-	Tunnel        string             `json:"tunnel"`
-	Name          string             `json:"name"`
-	State         v1alpha1.PeerState `json:"state,omitempty"`
-	Accepted      verdict            `json:"accepted"`
-	Connected     *verdict           `json:"connected,omitempty"`     // where the tunnel has a gateway
-	LastHandshake *metav1.Time       `json:"lastHandshake,omitempty"` // when Connected changed last
-	Addresses     []string           `json:"addresses,omitempty"`
-	Routes        []string           `json:"routes,omitempty"`
-	Endpoint      string             `json:"endpoint,omitempty"`
-	PublicKey     string             `json:"publicKey"`
-	ExpiresAt     *metav1.Time       `json:"expiresAt,omitempty"`
-	Live          *live              `json:"live,omitempty"` // as the active gateway has it or, without a gateway, all members together
+	Namespace     string                  `json:"namespace"`
+	Tunnel        string                  `json:"tunnel"`
+	Name          string                  `json:"name"`
+	State         v1alpha1.PeerState      `json:"state,omitempty"`
+	Accepted      verdict                 `json:"accepted"`
+	Connected     *verdict                `json:"connected,omitempty"`     // where the tunnel has a gateway
+	LastHandshake *metav1.Time            `json:"lastHandshake,omitempty"` // when Connected changed last
+	Addresses     []string                `json:"addresses,omitempty"`
+	Routes        []string                `json:"routes,omitempty"`
+	Mappings      []v1alpha1.RouteMapping `json:"mappings,omitempty"` // of routes that the tunnel sees elsewhere
+	Endpoint      string                  `json:"endpoint,omitempty"`
+	PublicKey     string                  `json:"publicKey"`
+	ExpiresAt     *metav1.Time            `json:"expiresAt,omitempty"`
+	Live          *live                   `json:"live,omitempty"` // as the active gateway has it or, without a gateway, all members together
 }
 
 // live is what sidecars say at the moment.
@@ -177,7 +180,7 @@ func reportTunnel(t *v1alpha1.TenantTunnel, o *objects) tunnelReport {
 	if t.Spec.Gateway == nil {
 		return r
 	}
-	r.Gateway = &gatewayReport{}
+	r.Gateway, r.Services = &gatewayReport{}, reportServices(t)
 	if g := t.Status.Gateway; g != nil {
 		r.Gateway = &gatewayReport{Active: g.Active, PublicKey: g.PublicKey, Addresses: g.Addresses}
 	}
@@ -221,8 +224,8 @@ func (t *tunnelReport) addMember(m *v1alpha1.TunnelMember) {
 
 func reportPeer(p *v1alpha1.TunnelPeer) peerReport {
 	r := peerReport{Namespace: p.Namespace, Tunnel: p.Spec.Tunnel, Name: p.Name, State: p.Spec.State, Accepted: verdictOf(p.Status.Conditions, v1alpha1.ConditionAccepted, p.Generation),
-		LastHandshake: p.Status.LastHandshake, Addresses: p.Status.Addresses, Routes: p.Spec.Routes, Endpoint: p.Spec.Endpoint,
-		PublicKey: p.Spec.PublicKey, ExpiresAt: p.Spec.ExpiresAt}
+		LastHandshake: p.Status.LastHandshake, Addresses: p.Status.Addresses, Routes: p.Spec.Routes, Mappings: p.Spec.Mappings,
+		Endpoint: p.Spec.Endpoint, PublicKey: p.Spec.PublicKey, ExpiresAt: p.Spec.ExpiresAt}
 	if c := verdictOf(p.Status.Conditions, v1alpha1.ConditionConnected, 0); c.Reason != notYet {
 		r.Connected = &c
 	}
@@ -264,11 +267,11 @@ func (r *report) judge(now time.Time) {
 	for i := range r.Tunnels {
 		t, before := &r.Tunnels[i], len(r.Problems)
 		name := "tunnel " + t.Namespace + "/" + t.Name
-		if !t.Accepted.yes() {
-			bad("%s is not accepted (%s)", name, t.Accepted.why())
+		for _, why := range t.wrong() {
+			bad("%s %s", name, why)
 		}
-		if !t.Ready.yes() {
-			bad("%s is not ready (%s)", name, t.Ready.why())
+		if remarks := t.remarks(); remarks != "" {
+			r.Remarks = append(r.Remarks, name+": "+remarks)
 		}
 		for _, m := range t.Members {
 			if m.Role == v1alpha1.RoleMember && !m.Ready.yes() {
@@ -286,6 +289,28 @@ func (r *report) judge(now time.Time) {
 		bad("peer %s/%s is of tunnel %s, which does not exist", r.Strays[i].Namespace, r.Strays[i].Name, r.Strays[i].Tunnel)
 	}
 	r.Healthy = len(r.Problems) == 0
+}
+
+// wrong says in what way a tunnel by itself is not what its spec asks for. One that is accepted may have parts that do not work.
+func (t *tunnelReport) wrong() (out []string) {
+	switch {
+	case !t.Accepted.yes():
+		out = append(out, "is not accepted ("+t.Accepted.why()+")")
+	case tenant.Reason(t.Accepted.Reason) != tenant.ReasonAccepted:
+		out = append(out, "is accepted, but a part of it does not work ("+t.Accepted.why()+")")
+	}
+	if !t.Ready.yes() {
+		out = append(out, "is not ready ("+t.Ready.why()+")")
+	}
+	return out
+}
+
+// remarks are what the operator says of a tunnel with which nothing is wrong. Where something is, that has them.
+func (t *tunnelReport) remarks() string {
+	if !t.Accepted.yes() || tenant.Reason(t.Accepted.Reason) != tenant.ReasonAccepted {
+		return ""
+	}
+	return tenant.Remarks(t.Accepted.Message)
 }
 
 // wrong says in what way a peer is not what its owner wants it to be.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
+	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
@@ -36,9 +37,10 @@ func found() *objects {
 	}
 	net, plain, fresh := testTunnel("net"), testTunnel("plain"), testTunnel("fresh")
 	net.Generation, net.Status.Gateway.Active = 1, "gw-1"
-	net.Status.Conditions = []metav1.Condition{condition("Accepted", metav1.ConditionTrue, "Accepted", ""), condition("Ready", metav1.ConditionFalse, "MembersNotReady", "1 of 2 members are ready; not ready: web-2")}
+	net.Status.Services = []v1alpha1.ServiceAddresses{{Service: "web", Addresses: []string{"10.77.0.3", "fd12:3456:789a:1:ffff::3"}}, {Service: "db", Addresses: []string{"fd12:3456:789a:1:ffff::2"}}}
+	net.Status.Conditions = []metav1.Condition{condition("Accepted", metav1.ConditionTrue, "DNSServerWithoutRoute", "spec.dns: no accepted TunnelPeer has a route to 10.9.0.53"), condition("Ready", metav1.ConditionFalse, "MembersNotReady", "1 of 2 members are ready; not ready: web-2")}
 	plain.Spec.Gateway, plain.Status.Gateway, plain.Status.Addressing.IPv4Pool = nil, nil, ""
-	plain.Status.Conditions = []metav1.Condition{condition("Accepted", metav1.ConditionTrue, "Accepted", ""), condition("Ready", metav1.ConditionTrue, "AllMembersReady", "")}
+	plain.Status.Conditions = []metav1.Condition{condition("Accepted", metav1.ConditionTrue, "Accepted", "the tunnel is valid; no accepted TunnelPeer is picked by spec.policy.inbound[0]"), condition("Ready", metav1.ConditionTrue, "AllMembersReady", "")}
 	fresh.Generation, fresh.Status.Gateway = 2, nil
 	fresh.Status.Conditions = []metav1.Condition{condition("Accepted", metav1.ConditionTrue, "Accepted", "")}
 	peers := listed()
@@ -186,6 +188,39 @@ func TestHealth(t *testing.T) {
 		r := reportPeer(&p)
 		if got := r.wrong(testNow); (got == "") != (c.problem == "") || !strings.Contains(got, c.problem) {
 			t.Errorf("%s: %q, want %q", name, got, c.problem)
+		}
+	}
+}
+
+// A tunnel that is accepted is not well where a part of it does not work, and is where there is something to know. What is the matter is
+// said once.
+func TestTunnelHealth(t *testing.T) {
+	const idle = "no accepted TunnelPeer is picked by spec.policy.inbound[0]"
+	for name, c := range map[string]struct {
+		reason           tenant.Reason
+		message          string
+		problem, remarks string
+	}{
+		"well":             {tenant.ReasonAccepted, "the tunnel is valid", "", ""},
+		"silent":           {tenant.ReasonAccepted, "", "", ""},
+		"with a remark":    {tenant.ReasonAccepted, "the tunnel is valid; " + idle, "", "tunnel acme/net: " + idle},
+		"egress":           {tenant.ReasonEgressWithoutRoute, "no route", "does not work (EgressWithoutRoute: no route)", ""},
+		"DNS":              {tenant.ReasonDNSWithoutRoute, "no route", "does not work (DNSServerWithoutRoute: no route)", ""},
+		"name":             {tenant.ReasonNameClash, "db", "does not work (NameClash: db)", ""},
+		"Service":          {tenant.ReasonServiceTaken, "db", "does not work (EgressServiceTaken: db)", ""},
+		"pool":             {tenant.ReasonServiceWithoutIPv4, "the tunnel is valid; " + idle, "does not work (ServiceWithoutIPv4: the tunnel is valid; " + idle + ")", ""},
+		"of a newer CRD":   {"NotThoughtOf", "x", "does not work (NotThoughtOf: x)", ""},
+		"wrong and remark": {tenant.ReasonNameClash, "db; " + idle, "does not work (NameClash: db; " + idle + ")", ""},
+	} {
+		tunnel := testTunnel("net")
+		tunnel.Status.Conditions = []metav1.Condition{condition("Accepted", metav1.ConditionTrue, string(c.reason), c.message), condition("Ready", metav1.ConditionTrue, "AllMembersReady", "")}
+		r := makeReport(&objects{tunnels: []v1alpha1.TenantTunnel{tunnel}}, testNow)
+		got := strings.Join(r.Problems, "\n")
+		if (got == "") != (c.problem == "") || !strings.Contains(got, c.problem) || strings.Join(r.Remarks, "\n") != c.remarks {
+			t.Errorf("%s: %q, %q; want %q, %q", name, got, r.Remarks, c.problem, c.remarks)
+		}
+		if (r.verdict() == nil) != (c.problem == "") || r.Tunnels[0].Healthy != (c.problem == "") {
+			t.Errorf("%s: %v", name, r.verdict())
 		}
 	}
 }

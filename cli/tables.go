@@ -16,9 +16,9 @@ import (
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
-// tables prints a report for people: tunnels, members, peers, then what is wrong and what could not be found out.
+// tables prints a report for people: tunnels, members, peers, Services, then what is wrong, worth knowing, and could not be found out.
 func (r *report) tables(w io.Writer, everywhere bool, now time.Time) error {
-	tunnels, members, peers := [][]string{}, [][]string{}, [][]string{}
+	var tunnels, members, peers, services [][]string
 	for i := range r.Tunnels {
 		t := &r.Tunnels[i]
 		tunnels = append(tunnels, t.row())
@@ -27,6 +27,9 @@ func (r *report) tables(w io.Writer, everywhere bool, now time.Time) error {
 		}
 		for j := range t.Peers {
 			peers = append(peers, t.Peers[j].row(now))
+		}
+		for _, s := range t.Services {
+			services = append(services, s.row(t))
 		}
 	}
 	for i := range r.Strays {
@@ -40,6 +43,7 @@ func (r *report) tables(w io.Writer, everywhere bool, now time.Time) error {
 		{[]string{"NAMESPACE", "TUNNEL", "ACCEPTED", "READY", "UP", "DATAPATHS", "GATEWAY", "ENDPOINT"}, tunnels},
 		{[]string{"NAMESPACE", "MEMBER", "TUNNEL", "READY", "DATAPATH", "ADDRESSES", "HANDSHAKE", "RECEIVED", "SENT"}, members},
 		{[]string{"NAMESPACE", "PEER", "TUNNEL", "ACCEPTED", "CONNECTED", "ADDRESSES", "ROUTES", "HANDSHAKE", "RECEIVED", "SENT"}, peers},
+		{[]string{"NAMESPACE", "SERVICE", "TUNNEL", "NAME", "ADDRESSES"}, services},
 	} {
 		if len(t.rows) == 0 {
 			continue
@@ -50,6 +54,7 @@ func (r *report) tables(w io.Writer, everywhere bool, now time.Time) error {
 		writeTable(&b, t.heads, t.rows, everywhere)
 	}
 	sentences(&b, "Not as it should be:", r.Problems)
+	sentences(&b, "Worth knowing:", r.Remarks)
 	sentences(&b, "Not shown:", r.Notes)
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -109,7 +114,7 @@ func (p *peerReport) row(now time.Time) []string {
 	if p.Connected != nil {
 		connected = p.Connected.word()
 	}
-	return append([]string{p.Namespace, p.Name, p.Tunnel, accepted, connected, strings.Join(p.Addresses, ","), strings.Join(p.Routes, ",")}, p.Live.cells(now)...)
+	return append([]string{p.Namespace, p.Name, p.Tunnel, accepted, connected, strings.Join(p.Addresses, ","), routesAsSeen(p.Routes, p.Mappings)}, p.Live.cells(now)...)
 }
 
 // cells are HANDSHAKE, RECEIVED and SENT.

@@ -274,6 +274,9 @@ func TestPolicyRemarks(t *testing.T) {
 		if d.Reason != ReasonAccepted || !strings.HasPrefix(d.Message, want) || want == "the tunnel is valid" && d.Message != want {
 			t.Errorf("%+v, want %q", d, want)
 		}
+		if got := Remarks(d.Message); got != strings.TrimPrefix(strings.TrimPrefix(d.Message, "the tunnel is valid"), "; ") {
+			t.Errorf("remarks of %q are %q", d.Message, got)
+		}
 	}
 }
 

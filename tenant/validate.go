@@ -332,6 +332,18 @@ func parseRoute(s string) (netip.Prefix, error) {
 	return r, nil
 }
 
+// valid is what is said of a tunnel with which nothing is wrong; remarks may follow.
+const valid = "the tunnel is valid"
+
+// Remarks are what the message of an Accepted condition tells beside that nothing is wrong; empty: no more than that.
+func Remarks(message string) string {
+	remarks, ok := strings.CutPrefix(message, valid+"; ")
+	if !ok {
+		return ""
+	}
+	return remarks
+}
+
 // DecideTunnel says what is questionable about a tunnel beside its neighbours. The tunnel is always acted on: what it cannot
 // carry is refused name by name, and the message says which.
 func DecideTunnel(t *v1alpha1.TenantTunnel, peers []v1alpha1.TunnelPeer, members []v1alpha1.TunnelMember, now time.Time) Decision {
@@ -356,7 +368,7 @@ func decideTunnel(t *v1alpha1.TenantTunnel, accepted []peer) Decision {
 		messages = append(messages, "spec.egress: the exposed Service of the same name is carried in place of "+list(clashes))
 	}
 	if len(messages) == 0 {
-		messages = append(messages, "the tunnel is valid")
+		messages = append(messages, valid)
 	}
 	policy, err := newPolicy(t)
 	d.Message = strings.Join(append(messages, policy.remarks(err, accepted)...), "; ")
