@@ -33,7 +33,7 @@ func (cs *commands) status() *cobra.Command {
 		Use:   "status [TUNNEL]",
 		Short: "Show tunnels with their members and peers, and what is wrong",
 		Long: `Shows what the API server knows of the namespace's tunnels, or of one: whether they are accepted and ready, their members with
-addresses and datapaths, their gateway and their peers; and what is not as it should be, in sentences.
+addresses and datapaths, their gateway, their peers and their Services' own addresses; and what is not as it should be, in sentences.
 
 HANDSHAKE, RECEIVED and SENT are asked of the pods, through forwarded ports, where you have the right to create pods/portforward: peers' of the
 active gateway or, in a tunnel without one, of its members. With --live=false no pod is asked.
