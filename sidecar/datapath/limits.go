@@ -26,6 +26,7 @@ type Limiter interface {
 // Grouper is a Datapath that bounds what the addresses of one peer hold together; until it knows which are, it takes each address
 // for a peer.
 type Grouper interface {
-	// GroupBy sets what finds the address that stands for all of a peer's. It must not block.
+	// GroupBy sets what finds the address that stands for all of a peer's; the zero address is no peer's, and not bounded as one. It
+	// must not block.
 	GroupBy(func(netip.Addr) netip.Addr)
 }

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,8 +43,10 @@ type inboundSide struct {
 	conns *slots.Slots
 	flows *slots.Slots
 	table *flowTable[inboundFlow]
-	// Flows to port 53 have a table of their own: a table has one idle time.
+	// Flows to port 53 have a table of their own: a table has one idle time. They are counted apart too: each look-up is one.
+	dnsFlows *slots.Slots
 	dnsTable *flowTable[inboundFlow]
+	limits   peerLimits
 	balancer *balancer[target] // of what is published
 	pods     podNetwork
 
@@ -69,22 +70,18 @@ func newInboundSide(r *Relay) *inboundSide {
 	in := &inboundSide{
 		r:     r,
 		dials: slots.New(0, l.DialsPerPeer), conns: slots.New(0, l.ConnectionsPerPeer), flows: slots.New(0, l.FlowsPerPeer),
-		table: newFlowTable[inboundFlow](l.UDPIdle, l.Flows), dnsTable: newFlowTable[inboundFlow](l.DNSIdle, l.Flows),
+		dnsFlows: slots.New(0, l.FlowsPerPeer),
+		table:    newFlowTable[inboundFlow](l.UDPIdle, l.Flows), dnsTable: newFlowTable[inboundFlow](l.DNSIdle, l.Flows),
 		balancer: newBalancer[target](l.FailureHold), pods: podNetwork(kernelNetwork{}),
 		ports: map[inboundKey]*inboundPort{}, live: map[*inboundConn]struct{}{},
 	}
-	for _, held := range []*slots.Slots{in.dials, in.conns, in.flows} {
+	for _, held := range []*slots.Slots{in.dials, in.conns, in.flows, in.dnsFlows} {
 		held.GroupBy(r.opts.PeerOf)
 	}
-	in.table.yields, in.dnsTable.yields = in.fromHeaviest, in.fromHeaviest
+	in.conns.BoundBy(r.mostOf(&in.limits.connections, l.ConnectionsPerPeer))
+	in.flows.BoundBy(r.mostOf(&in.limits.flows, l.FlowsPerPeer))
+	in.table.yields, in.dnsTable.yields = fromHeaviest(in.flows), fromHeaviest(in.dnsFlows)
 	return in
-}
-
-// SetPeerLimits changes how many connections and UDP flows a peer may have open to us; zero is what the Options say. Those that are open
-// stay.
-func (r *Relay) SetPeerLimits(connections, flows int) {
-	r.inbound.conns.SetPerPeer(cmp.Or(connections, r.opts.Limits.ConnectionsPerPeer))
-	r.inbound.flows.SetPerPeer(cmp.Or(flows, r.opts.Limits.FlowsPerPeer))
 }
 
 // SetInbound makes the given ports the ones that peers reach. A new destination applies to new connections; connections to a

@@ -60,7 +60,7 @@ func (in *inboundSide) handleUDP(req datapath.UDPRequest) {
 		why = Draining
 	case p.service == "" && in.silent.has(at.Port(), time.Now()):
 		why = Refused
-	case !in.flows.Take(src):
+	case !in.takeFlow(src, at.Port(), p.meter):
 		why = Limit
 	}
 	if why != None {
@@ -70,14 +70,14 @@ func (in *inboundSide) handleUDP(req datapath.UDPRequest) {
 	}
 	f, why := in.dialFlow(p)
 	if why != None {
-		in.flows.Give(src)
+		in.slotsFor(at.Port()).Give(src)
 		req.Refuse()
 		in.refused(p, why, src)
 		return
 	}
 	ended := f.onEnd
 	f.onEnd = func() {
-		in.flows.Give(src)
+		in.slotsFor(at.Port()).Give(src)
 		ended()
 	}
 	tunnel, err := req.Accept()
@@ -135,12 +135,6 @@ func (in *inboundSide) runFlow(p *inboundPort, src netip.Addr, f *flow[inboundFl
 	in.copyPackets(f, local, tunnel, m.down.Add, m)
 	table.remove(f)
 	<-ended
-}
-
-// fromHeaviest matches the flows of the peer that has the most: where all share a table that is full, it is the one to give way.
-func (in *inboundSide) fromHeaviest() func(*flow[inboundFlow]) bool {
-	heaviest := in.flows.Heaviest()
-	return func(f *flow[inboundFlow]) bool { return heaviest(f.key.remote.Addr().Unmap()) }
 }
 
 // copyPackets moves datagrams from src to dst until src ends.

@@ -18,8 +18,11 @@ type Options struct {
 	// OwnAddresses are the pod's: what is published never leads there, and outside nowhere at all while they cannot be told. Asked with every
 	// SetPublished that leads outside; nil: none is known.
 	OwnAddresses func() ([]netip.Addr, error)
-	// PeerOf finds the address that stands for all of a peer's, which share its limits; nil: each stands for itself. It must not block.
+	// PeerOf finds the address that stands for all of a peer's, which share its limits; nil: each stands for itself. The zero address
+	// stands for those from which many peers come, each of them bounded before: they have no limits per peer. It must not block.
 	PeerOf func(netip.Addr) netip.Addr
+	// IsOutside says whether an address is of one of those that SetPeerLimits limits; nil: all are. It must not block.
+	IsOutside func(netip.Addr) bool
 	// MTU is the tunnel's inner MTU in bytes, for the size of a bulk write; zero: 1420.
 	MTU    int
 	Limits Limits
@@ -39,7 +42,7 @@ type Limits struct {
 	ConnectionsPerPeer int           // inbound TCP connections from one peer, or egress ones from one address; 1,024
 	DialsPerPeer       int           // inbound connections from one peer whose local dial is under way; 64
 	Flows              int           // UDP flows of one forward, or of all inbound ports; 1,024
-	FlowsPerPeer       int           // inbound UDP flows from one peer, or of one egress port from one address; 256
+	FlowsPerPeer       int           // inbound UDP flows from one peer, those to port 53 apart, or of one egress port from one address; 256
 	LargeBuffers       int           // bulk buffers of 64 KiB lent at once; beyond, connections use small ones; 256
 }
 

@@ -13,7 +13,8 @@ type Slots struct {
 	perPeer int
 	used    int
 	peerOf  func(netip.Addr) netip.Addr
-	by      map[netip.Addr]int // by the address that stands for a peer
+	most    func(netip.Addr) int // instead of perPeer, if it is set
+	by      map[netip.Addr]int   // by the address that stands for a peer
 	held    map[netip.Addr]holding
 }
 
@@ -28,18 +29,20 @@ func New(total, perPeer int) *Slots {
 	return &Slots{total: total, perPeer: perPeer, by: make(map[netip.Addr]int), held: make(map[netip.Addr]holding)}
 }
 
-// GroupBy sets what finds the address that stands for all of a peer's; nil: each stands for itself.
+// GroupBy sets what finds the address that stands for all of a peer's; nil: each stands for itself. The zero address stands for those from
+// which many peers come: no more than the total bounds what these hold.
 func (s *Slots) GroupBy(peerOf func(netip.Addr) netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.peerOf = peerOf
 }
 
-// SetPerPeer changes how many one peer may have; those that it has stay.
-func (s *Slots) SetPerPeer(n int) {
+// BoundBy sets what finds how many the peer of an address may have, in place of what New was told; zero is no bound. It may change its
+// mind: what a peer has stays. It must not block.
+func (s *Slots) BoundBy(most func(netip.Addr) int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.perPeer = n
+	s.most = most
 }
 
 // Take takes a slot for the peer of the address if there is one.
@@ -47,10 +50,11 @@ func (s *Slots) Take(a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h, known := s.held[a]
+	peer := s.find(a)
 	if !known {
-		h.peer = s.find(a)
+		h.peer = peer
 	}
-	if full(s.used, s.total) || full(s.by[h.peer], s.perPeer) {
+	if full(s.used, s.total) || peer.IsValid() && full(s.by[h.peer], s.mostOf(a)) {
 		return false
 	}
 	h.n++
@@ -61,6 +65,13 @@ func (s *Slots) Take(a netip.Addr) bool {
 }
 
 func full(n, most int) bool { return most > 0 && n >= most }
+
+func (s *Slots) mostOf(a netip.Addr) int {
+	if s.most == nil {
+		return s.perPeer
+	}
+	return s.most(a)
+}
 
 func (s *Slots) find(a netip.Addr) netip.Addr {
 	if s.peerOf == nil {
@@ -98,6 +109,20 @@ func (s *Slots) Heaviest() func(netip.Addr) bool {
 			peer = p
 		}
 	}
+	return s.heldBy(peer)
+}
+
+// PeerOf is a function that says whether an address is of the same peer as the given one, and holds something.
+func (s *Slots) PeerOf(a netip.Addr) func(netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h, known := s.held[a]; known {
+		return s.heldBy(h.peer)
+	}
+	return s.heldBy(s.find(a))
+}
+
+func (s *Slots) heldBy(peer netip.Addr) func(netip.Addr) bool {
 	return func(a netip.Addr) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()

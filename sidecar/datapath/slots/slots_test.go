@@ -26,7 +26,7 @@ func TestBounds(t *testing.T) {
 	if !s.Take(address(3)) {
 		t.Error("what was given back is not there for the peer's next address")
 	}
-	s.SetPerPeer(3)
+	s.BoundBy(func(netip.Addr) int { return 3 })
 	s.Give(address(0x201))
 	if !s.Take(address(4)) {
 		t.Error("the new bound is not kept")
@@ -88,5 +88,63 @@ func TestHeaviest(t *testing.T) {
 		if heaviest(address(n)) != want {
 			t.Errorf("%s: %v", address(n), !want)
 		}
+	}
+}
+
+// TestManyPeers: where many peers come from the same addresses, the total alone bounds what these hold.
+func TestManyPeers(t *testing.T) {
+	s := New(5, 2)
+	s.GroupBy(func(a netip.Addr) netip.Addr {
+		if a == address(1) || a == address(2) {
+			return netip.Addr{}
+		}
+		return a
+	})
+	for i, c := range []struct {
+		address int
+		want    bool
+	}{{1, true}, {1, true}, {2, true}, {3, true}, {1, true}, {1, false}, {4, false}} {
+		if got := s.Take(address(c.address)); got != c.want {
+			t.Errorf("%d: took %v", i, got)
+		}
+	}
+	heaviest, same, other := s.Heaviest(), s.PeerOf(address(1)), s.PeerOf(address(4))
+	for n, want := range map[int]bool{1: true, 2: true, 3: false, 4: false} {
+		if heaviest(address(n)) != want || same(address(n)) != want || other(address(n)) {
+			t.Errorf("%s is taken for another", address(n))
+		}
+	}
+}
+
+// TestBecomesMany: once many come from an address, what it has of before is no bound.
+func TestBecomesMany(t *testing.T) {
+	s := New(0, 1)
+	if !s.Take(address(1)) || s.Take(address(1)) {
+		t.Fatal("not one")
+	}
+	s.GroupBy(func(netip.Addr) netip.Addr { return netip.Addr{} })
+	for range 3 {
+		if !s.Take(address(1)) {
+			t.Fatal("it is held to the bound of one peer")
+		}
+	}
+}
+
+// TestBoundBy: each peer has the bound that is its own at the time, and keeps what it has.
+func TestBoundBy(t *testing.T) {
+	s, most := New(0, 1), map[netip.Addr]int{address(1): 3, address(2): 2}
+	s.BoundBy(func(a netip.Addr) int { return most[a] })
+	count := func(n int) (taken int) {
+		for taken < 9 && s.Take(address(n)) {
+			taken++
+		}
+		return taken
+	}
+	if a, b, c := count(1), count(2), count(3); a != 3 || b != 2 || c != 9 {
+		t.Errorf("took %d, %d and %d, want 3, 2 and 9", a, b, c)
+	}
+	most[address(1)], most[address(2)] = 1, 4
+	if a, b := count(1), count(2); a != 0 || b != 2 {
+		t.Errorf("took %d and %d more, want 0 and 2", a, b)
 	}
 }
