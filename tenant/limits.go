@@ -42,7 +42,7 @@ func within(v, low, high int64) int64 {
 	return v
 }
 
-// numberOwners says which of a gateway's addresses, sorted, are one outside peer's; those of the gateways themselves are together. Nil: all
+// numberOwners says which of a gateway's addresses, sorted, are one outside peer's; those of the gateways themselves are number 0. Nil: all
 // are.
 func numberOwners(all []netip.Prefix, outside []wire.Peer) []int {
 	index := make(map[netip.Prefix]int, len(all))
@@ -51,7 +51,7 @@ func numberOwners(all []netip.Prefix, outside []wire.Peer) []int {
 			index[a] = i + 1
 		}
 	}
-	numbers, out := map[int]int{}, make([]int, len(all))
+	numbers, out := map[int]int{0: 0}, make([]int, len(all))
 	for i, a := range all {
 		n, ok := numbers[index[a]]
 		if !ok {

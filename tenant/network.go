@@ -143,7 +143,7 @@ func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
 			continue
 		}
 		if !out.Outside {
-			out = wire.Peer{PublicKey: m.key, Endpoint: m.endpoint, Outside: true}
+			out = wire.Peer{PublicKey: m.key, Endpoint: m.endpoint, Outside: true, Gateway: true}
 		}
 		out.AllowedIPs = append(out.AllowedIPs, m.addresses...)
 	}

@@ -15,7 +15,7 @@ func (p *plane) limit(l wire.Limits) {
 	p.relay.SetPeerLimits(l.Connections, l.Flows)
 }
 
-// peerOf is the address that stands for all of a peer's, for whoever counts what peers hold.
+// peerOf is the address that stands for all of a peer's, for whoever counts what peers hold. Zero: the gateway's own, where it is many's.
 func (p *plane) peerOf(a netip.Addr) netip.Addr {
 	d := p.admission.Load()
 	if d == nil {
@@ -24,14 +24,29 @@ func (p *plane) peerOf(a netip.Addr) netip.Addr {
 	return d.owners.peerOf(a)
 }
 
+// isOutside says whether an address is an outside peer's, or nobody's: what the tunnel limits. A file limits nothing.
+func (p *plane) isOutside(a netip.Addr) bool {
+	d := p.admission.Load()
+	if d == nil || d.admission == nil {
+		return true
+	}
+	where, known := d.admission.sources.find(a)
+	return !known || where == outside
+}
+
 // translateLimits takes what one outside peer may have, and which addresses are one's.
 func (m *member) translateLimits(d *desired, c wire.Config) {
 	if c.Limits != nil {
 		d.limits = *c.Limits
 	}
 	var groups [][]netip.Prefix
+	var ofMany []netip.Prefix
 	for _, p := range c.Peers {
-		groups = append(groups, ownersOf(p)...)
+		own := ownersOf(p)
+		groups = append(groups, own...)
+		if p.Gateway {
+			ofMany = append(ofMany, own[0]...)
+		}
 	}
-	d.owners = newOwners(groups)
+	d.owners = newOwners(groups, ofMany)
 }

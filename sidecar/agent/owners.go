@@ -11,7 +11,7 @@ import (
 )
 
 // owners finds whose an inner address is. A peer is known by the first of its addresses: unlike a number it stays the same when others
-// come and go. Nil knows nobody.
+// come and go. The zero address stands for those from which a gateway dials for many. Nil knows nobody.
 type owners struct {
 	lengths []int // of prefixes in use, longest first
 	of      map[netip.Prefix]netip.Addr
@@ -34,7 +34,8 @@ func (o *owners) peerOf(a netip.Addr) netip.Addr {
 	return a
 }
 
-func newOwners(groups [][]netip.Prefix) *owners {
+// newOwners takes each group for one peer's, and ofMany, which may be in a group too, for nobody's in particular.
+func newOwners(groups [][]netip.Prefix, ofMany []netip.Prefix) *owners {
 	o := &owners{of: map[netip.Prefix]netip.Addr{}}
 	lengths := map[int]bool{}
 	for _, g := range groups {
@@ -43,13 +44,17 @@ func newOwners(groups [][]netip.Prefix) *owners {
 			lengths[p.Bits()] = true
 		}
 	}
+	for _, p := range ofMany {
+		o.of[p.Masked()] = netip.Addr{}
+		lengths[p.Bits()] = true
+	}
 	o.lengths = slices.SortedFunc(maps.Keys(lengths), func(a, b int) int { return b - a })
 	return o
 }
 
 // ownersOf groups the addresses of a peer, or of each of those that a gateway stands for.
 func ownersOf(p wire.Peer) [][]netip.Prefix {
-	if len(p.Owners) != len(p.AllowedIPs) {
+	if len(p.Owners) == 0 || len(p.Owners) != len(p.AllowedIPs) {
 		return [][]netip.Prefix{p.Ranges()}
 	}
 	groups := make([][]netip.Prefix, len(p.AllowedIPs))
@@ -65,5 +70,5 @@ func allOwners(peers map[key.Public]datapath.Peer) *owners {
 	for _, p := range peers {
 		groups = append(groups, p.AllowedIPs)
 	}
-	return newOwners(groups)
+	return newOwners(groups, nil)
 }

@@ -21,6 +21,8 @@ func TestPeerOf(t *testing.T) {
 		Interface: wire.Interface{Addresses: prefixes("10.7.0.1/32")},
 		Peers: []wire.Peer{
 			{PublicKey: key.Public{1}, AllowedIPs: prefixes("10.7.0.2/32", "fd07::2/128")},
+			{PublicKey: key.Public{3}, Outside: true, // a site with nothing but mapped ranges
+				Mappings: []wire.Mapping{{Real: prefixes("192.168.1.0/24")[0], Seen: prefixes("10.88.1.0/24")[0]}, {Real: prefixes("192.168.2.0/24")[0], Seen: prefixes("10.88.2.0/24")[0]}}},
 			{PublicKey: key.Public{2}, Outside: true, Owners: []int{0, 1, 2, 1, 2, 0},
 				AllowedIPs: prefixes("10.7.0.254/32", "10.66.0.0/16", "10.66.9.0/24", "fd66::/64", "fd99::1/128", "fd07::ff/128")},
 		},
@@ -31,6 +33,7 @@ func TestPeerOf(t *testing.T) {
 		"10.66.1.2": "10.66.0.0", "10.66.77.2": "10.66.0.0", "fd66::1": "10.66.0.0", "fd66::ffff:1": "10.66.0.0", // one site
 		"10.66.9.3": "10.66.9.0", "fd99::1": "10.66.9.0", // another, within its range
 		"10.7.0.254": "10.7.0.254", "fd07::ff": "10.7.0.254", // the gateway itself
+		"10.88.1.7": "10.88.1.0", "10.88.2.7": "10.88.1.0", "10.88.2.8": "10.88.1.0", // one site, as it is seen
 		"192.0.2.1": "192.0.2.1", "2001:db8::1": "2001:db8::1", // nobody's
 	} {
 		if got := d.owners.peerOf(netip.MustParseAddr(a)); got.String() != want {
@@ -39,6 +42,27 @@ func TestPeerOf(t *testing.T) {
 	}
 	if d.limits != (wire.Limits{Connections: 7}) {
 		t.Errorf("limits %+v", d.limits)
+	}
+}
+
+// TestGatewayIsMany: what a gateway dials for many from addresses of its own is nobody's in particular; what is behind it is somebody's.
+func TestGatewayIsMany(t *testing.T) {
+	gateway := wire.Peer{PublicKey: key.Public{2}, Outside: true, Gateway: true, AllowedIPs: prefixes("10.66.0.0/16", "10.7.0.254/32", "fd07::ff/128"), Owners: []int{1, 0, 0}}
+	alone := wire.Peer{PublicKey: key.Public{2}, Outside: true, Gateway: true, AllowedIPs: prefixes("10.7.0.254/32", "fd07::ff/128")}
+	for _, c := range []struct {
+		peer wire.Peer
+		want map[string]string
+	}{
+		{gateway, map[string]string{"10.66.9.9": "10.66.0.0", "10.7.0.254": "invalid IP", "fd07::ff": "invalid IP", "10.7.0.2": "10.7.0.2"}},
+		{alone, map[string]string{"10.66.9.9": "10.66.9.9", "10.7.0.254": "invalid IP", "fd07::ff": "invalid IP", "10.7.0.2": "10.7.0.2"}},
+	} {
+		d := (&member{}).translate(wire.Config{Interface: wire.Interface{Addresses: prefixes("10.7.0.1/32")},
+			Peers: []wire.Peer{{PublicKey: key.Public{1}, AllowedIPs: prefixes("10.7.0.2/32")}, c.peer}})
+		for a, want := range c.want {
+			if got := d.owners.peerOf(netip.MustParseAddr(a)); got.String() != want {
+				t.Errorf("%s is taken for %s, want %s", a, got, want)
+			}
+		}
 	}
 }
 
@@ -64,7 +88,7 @@ func TestPeerOfAtRandom(t *testing.T) {
 			}
 			groups = append(groups, g)
 		}
-		o := newOwners(groups)
+		o := newOwners(groups, nil)
 		for range 50 {
 			a := address()
 			want, bits := a, -1

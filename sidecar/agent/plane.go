@@ -135,7 +135,8 @@ func (p *plane) applyDevice(d desired) error {
 			g.GroupBy(p.peerOf)
 		}
 		p.resolver.Start(dev)
-		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU, PeerOf: p.peerOf, Ahead: &p.ahead, OwnAddresses: p.ownAddresses,
+		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU, PeerOf: p.peerOf, IsOutside: p.isOutside, Ahead: &p.ahead,
+			OwnAddresses: p.ownAddresses,
 			AllowInbound: func(src, at netip.Addr, port uint16, protocol relay.Protocol) bool {
 				return p.admission.Load().admit(src, at, port, protocol)
 			}})

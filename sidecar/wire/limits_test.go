@@ -14,6 +14,7 @@ func (g generator) limits(c *Config) {
 		c.Limits = &Limits{Bandwidth: MinBandwidth * int64(1+g.IntN(2)), Handshakes: MinHandshakes * g.IntN(2), Connections: g.IntN(2), Flows: g.IntN(2)}
 	}
 	for i := range c.Peers {
+		c.Peers[i].Gateway = c.Peers[i].Outside && g.IntN(2) == 0
 		for range c.Peers[i].AllowedIPs {
 			if p := &c.Peers[i]; i%2 == 0 {
 				p.Owners = append(p.Owners, g.IntN(len(p.AllowedIPs)))
@@ -54,7 +55,11 @@ func TestValidateLimits(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	member := config(Limits{})
+	member.Peers[0].Gateway = true
 	for want, bad := range map[string]Config{
+		"].gateway: AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= is a member, want outside": member,
+
 		"limits.bandwidth: 63999 is not 0 or 64000..100000000000": config(Limits{Bandwidth: MinBandwidth - 1}),
 		"limits.bandwidth: 100000000001":                          config(Limits{Bandwidth: MaxBandwidth + 1}),
 		"limits.handshakes: 9 is not 0 or 10..3000":               config(Limits{Handshakes: 9}),

@@ -104,6 +104,9 @@ func validatePeers(peers []Peer) error {
 		if err := p.validateOwners(); err != nil {
 			return fmt.Errorf("peers[%d].owners: %w", i, err)
 		}
+		if p.Gateway && !p.Outside {
+			return fmt.Errorf("peers[%d].gateway: %s is a member, want outside beside it", i, p.PublicKey)
+		}
 		for _, a := range p.Ranges() {
 			if !a.IsValid() || a != a.Masked() || a.Addr().Is4In6() {
 				return fmt.Errorf("peers[%d].allowedIPs: %s is not a range without host bits", i, a)

@@ -146,8 +146,11 @@ type Peer struct {
 	KeepaliveSeconds int            `json:"keepaliveSeconds,omitempty"` // 0: off
 	PresharedKey     string         `json:"presharedKey,omitempty"`     // the name of it, for a gateway to find; empty: none
 	// Owners says which of AllowedIPs are one outside peer's, where a gateway stands for many: those with the same number, which
-	// means nothing beyond this list. Empty: all are one's.
+	// means nothing beyond this list, but see Gateway. Empty: all are one's, as if all were 0.
 	Owners []int `json:"owners,omitempty"`
+	// Gateway: a gateway, for a member. It dials for many from addresses of its own, those with number 0, and has held each of the many to
+	// its limits. Without it, it is held to those of one.
+	Gateway bool `json:"gateway,omitempty"`
 }
 
 // Protocol of a port.
