@@ -16,13 +16,14 @@ type GatewayLimits struct {
 	// +kubebuilder:validation:Maximum=3000
 	// +optional
 	HandshakesPerPeer int32 `json:"handshakesPerPeer,omitempty"`
-	// connectionsPerPeer is how many TCP connections a peer may have open to each member.
+	// connectionsPerPeer is how many TCP connections a peer may have open to each member, and to the gateway, for all Services together.
 	// +kubebuilder:default=1024
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=5000
 	// +optional
 	ConnectionsPerPeer int32 `json:"connectionsPerPeer,omitempty"`
-	// flowsPerPeer is how many UDP flows a peer may have open to each member.
+	// flowsPerPeer is how many UDP flows a peer may have open to each member, and to the gateway, for all Services together. Look-ups of
+	// names, on port 53, are not counted.
 	// +kubebuilder:default=256
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=512
