@@ -152,7 +152,7 @@ func (n *Network) theGateway(s State, outside []wire.Peer) []wire.Peer {
 		if !ok {
 			return nil
 		}
-		out = wire.Peer{PublicKey: k, Outside: true}
+		out = wire.Peer{PublicKey: k, Outside: true, Gateway: true}
 	}
 	out.AllowedIPs = append(append(out.AllowedIPs, n.shared...), n.answered...)
 	for _, p := range outside {
