@@ -214,7 +214,7 @@ func Start(ctx context.Context, s *Setup, c Contender) (p *Pair, err error) {
 	if err := p.carries(ctx); err != nil {
 		return p, err
 	}
-	return p, p.populate(ctx, s)
+	return p, p.populate(ctx)
 }
 
 // hosts makes the two ends' namespaces and what each end knows of the other.

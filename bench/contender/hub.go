@@ -93,7 +93,7 @@ func (p *Pair) population(want Population) (err error) {
 }
 
 // populate starts the active peers of a hub and has the idle ones shake hands.
-func (p *Pair) populate(ctx context.Context, s *Setup) error {
+func (p *Pair) populate(ctx context.Context) error {
 	for _, e := range p.active {
 		r, err := startSidecar("Netstack")(e)
 		if err != nil {

@@ -129,6 +129,12 @@ type TCPRequest interface {
 	Refuse()
 }
 
+// ContextAccepter is a TCPRequest whose Accept may wait for the peer, and can be told not to any more.
+type ContextAccepter interface {
+	// AcceptContext is Accept until ctx ends.
+	AcceptContext(ctx context.Context) (Stream, error)
+}
+
 // UDPRequest is the first datagram of a flow that nobody has answered yet.
 type UDPRequest interface {
 	Local() netip.AddrPort

@@ -1,8 +1,10 @@
 package netstack
 
 import (
+	"context"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -44,18 +46,37 @@ func (q *tcpRequest) Local() netip.AddrPort  { return q.local }
 func (q *tcpRequest) Remote() netip.AddrPort { return q.remote }
 
 // Accept completes the handshake and waits for its end.
-func (q *tcpRequest) Accept() (datapath.Stream, error) {
+func (q *tcpRequest) Accept() (datapath.Stream, error) { return q.AcceptContext(context.Background()) }
+
+// AcceptContext gives up when ctx ends: a peer that is gone answers nothing, and the stack would ask it for a minute.
+func (q *tcpRequest) AcceptContext(ctx context.Context) (datapath.Stream, error) {
 	if q.answered.Swap(true) {
 		return nil, opError("accept", "tcp", nil, nil, errAnswered)
 	}
 	defer q.s.tcpSlots.Give(q.remote.Addr())
 	wq := new(waiter.Queue)
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { wake(wq, over) })
 	ep, err := q.r.CreateEndpoint(wq)
+	stop()
+	close(over)
 	q.r.Complete(err != nil)
 	if err != nil {
 		return nil, opError("accept", "tcp", nil, nil, fromTCPIP(err))
 	}
 	return q.s.newStream(ep, wq, q.local, q.remote), nil
+}
+
+// wake has whoever waits for a handshake look whether there is a connection, until it is over: nobody may wait yet.
+func wake(wq *waiter.Queue, over <-chan struct{}) {
+	for {
+		wq.Notify(waiter.WritableEvents)
+		select {
+		case <-over:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // Refuse answers RST.

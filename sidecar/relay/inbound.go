@@ -266,7 +266,7 @@ func (in *inboundSide) handleTCP(req datapath.TCPRequest) {
 		return
 	}
 	defer ended()
-	s, err := req.Accept()
+	s, err := accept(c.ctx, req)
 	if err != nil {
 		local.Abort()
 		in.refused(p, ResetByTunnel, src)
@@ -313,6 +313,14 @@ func (in *inboundSide) dial(ctx context.Context, src netip.Addr, p *inboundPort)
 	}
 	local, err := dialLocalTCP(ctx, p.to, in.r.opts.Limits.DialTimeout)
 	return local, func() {}, dialReason(ctx, err)
+}
+
+// accept ends with ctx where it has to wait for the peer.
+func accept(ctx context.Context, req datapath.TCPRequest) (datapath.Stream, error) {
+	if a, ok := req.(datapath.ContextAccepter); ok {
+		return a.AcceptContext(ctx)
+	}
+	return req.Accept()
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
