@@ -348,7 +348,7 @@ func sound(b []byte) map[string]bool {
 		src, dst, protocol, rest = ip.SourceAddress(), ip.DestinationAddress(), ip.TransportProtocol(), b[ip.HeaderLength():]
 	} else {
 		ip := header.IPv6(b)
-		src, dst, protocol, rest = ip.SourceAddress(), ip.DestinationAddress(), ip.TransportProtocol(), b[40:]
+		src, dst, protocol, rest = ip.SourceAddress(), ip.DestinationAddress(), tcpip.TransportProtocolNumber(ip.NextHeader()), b[40:]
 	}
 	pseudo := header.PseudoHeaderChecksum(protocol, src, dst, uint16(len(rest)))
 	whole := sums.Checksum(rest, pseudo) == 0xffff
