@@ -66,7 +66,7 @@ func TestUninstallOnCluster(t *testing.T) {
 			}
 			// The end of a namespace is a controller's work, and there is none here.
 			must(strings.Join(order, "\n---\n"), "delete", "--wait=false", "-f", "-")
-			deadline := time.Now().Add(30 * time.Second)
+			deadline := time.Now().Add(2 * time.Minute) // the API server lets go of a definition when it gets to it
 			for err := remains(kubectl); err != nil; err = remains(kubectl) {
 				if time.Now().After(deadline) {
 					t.Fatal(err)

@@ -196,7 +196,7 @@ func (t *flowTable[K]) unlink(f *flow[K]) {
 // endAll runs without the lock: closing a socket may take locks of the stack's.
 func endAll[K comparable](flows []*flow[K]) {
 	for _, f := range flows {
+		f.onEnd() // first: whoever waits for the flow's goroutine, which closing ends, is to find it accounted for
 		_ = f.conn.Close()
-		f.onEnd()
 	}
 }
