@@ -27,6 +27,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -168,6 +169,9 @@ func (l *Link) setInterface(i datapath.Interface) error {
 	if err := l.nl.LinkSetUp(l.link); err != nil {
 		return fmt.Errorf("bring up: %w", err)
 	}
+	if err := l.awaitLocal(next); err != nil {
+		return err
+	}
 	l.own.Store(&next)
 	// Routes before the old addresses go: the kernel drops the routes that prefer an address together with it.
 	if err := l.routes.prefer(next); err != nil {
@@ -183,6 +187,28 @@ func (l *Link) setInterface(i datapath.Interface) error {
 		}
 	}
 	l.iface = datapath.Interface{Addresses: slices.Clone(i.Addresses), MTU: i.MTU}
+	return nil
+}
+
+// localWithin is how long an address may take until it is the machine's.
+const localWithin = 5 * time.Second
+
+// awaitLocal waits until the kernel takes packets to the IPv6 addresses for its own: it says so some time after the interface is up, by a
+// worker of its own, and drops what comes before.
+func (l *Link) awaitLocal(own []netip.Addr) error {
+	deadline := time.Now().Add(localWithin)
+	for _, a := range own {
+		for a.Is6() {
+			to, err := l.nl.RouteGet(a.AsSlice())
+			if err == nil && len(to) > 0 && to[0].Type == unix.RTN_LOCAL {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("address %s is not the machine's after %s: %w", a, localWithin, errors.Join(err, syscall.EADDRNOTAVAIL))
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
 	return nil
 }
 
