@@ -175,14 +175,19 @@ const (
 	senderBurst = 50 * senderCost
 )
 
-// admits counts one more message; false if it is one too many.
-func (s *senders) admits(now instant, from netip.AddrPort) bool {
+// bucket is that of a sender.
+func (s *senders) bucket(from netip.AddrPort) *bucket {
 	s.once.Do(func() { s.seed = maphash.MakeSeed() })
 	if from.Addr().Is6() {
 		p, _ := from.Addr().Prefix(64) // never fails; one host may have them all
 		from = netip.AddrPortFrom(p.Addr(), from.Port())
 	}
-	b := &s.buckets[maphash.Comparable(s.seed, from)%uint64(len(s.buckets))]
+	return &s.buckets[maphash.Comparable(s.seed, from)%uint64(len(s.buckets))]
+}
+
+// admits counts one more message; false if it is one too many.
+func (s *senders) admits(now instant, from netip.AddrPort) bool {
+	b := s.bucket(from)
 	if b.room(now, senderBurst) < senderCost {
 		return false
 	}
