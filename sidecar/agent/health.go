@@ -9,10 +9,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
@@ -31,8 +27,6 @@ func listenHealth(addr string, p *plane) (*health, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for health probes on %s: %w", addr, err)
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{p})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -44,7 +38,7 @@ func listenHealth(addr string, p *plane) (*health, error) {
 		_, _ = fmt.Fprintln(w, cmp.Or(why, "data path up"))
 	})
 	mux.HandleFunc("GET "+wire.DevicePath, p.serveDevice)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
+	mux.Handle("GET /metrics", p.serveMetrics())
 	h := &health{done: make(chan struct{}), server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}}
 	go func() {

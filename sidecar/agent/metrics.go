@@ -1,100 +1,130 @@
 package agent
 
 import (
+	"net/http"
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/exposition"
+	"github.com/tenantwire/tenantwire/sidecar/relay"
 )
 
 // The first three are named as the common WireGuard exporters name them, so that their dashboards work here.
 var (
-	descSent = prometheus.NewDesc("wireguard_sent_bytes_total", "WireGuard bytes sent to the peer.",
-		[]string{"interface", "public_key", "allowed_ips"}, nil)
-	descReceived = prometheus.NewDesc("wireguard_received_bytes_total", "WireGuard bytes received from the peer.",
-		[]string{"interface", "public_key", "allowed_ips"}, nil)
-	descHandshake = prometheus.NewDesc("wireguard_latest_handshake_seconds", "Unix time of the last handshake with the peer; 0: never.",
-		[]string{"interface", "public_key", "allowed_ips"}, nil)
-	descUp   = prometheus.NewDesc("tenantwire_datapath_up", "1 while the data path is up.", []string{"datapath"}, nil)
-	descInfo = prometheus.NewDesc("tenantwire_datapath_info", "Always 1: the datapath that was asked for, the one that it is, and why.",
-		[]string{"asked", "datapath", "why"}, nil)
-	descOK = prometheus.NewDesc("tenantwire_config_applied", "1 while everything that was configured could be applied.", nil, nil)
+	peerLabels      = []string{"interface", "public_key", "allowed_ips"}
+	metricSent      = counter("wireguard_sent_bytes_total", "WireGuard bytes sent to the peer.", peerLabels...)
+	metricReceived  = counter("wireguard_received_bytes_total", "WireGuard bytes received from the peer.", peerLabels...)
+	metricHandshake = gauge("wireguard_latest_handshake_seconds", "Unix time of the last handshake with the peer; 0: never.", peerLabels...)
 
-	descLookups = prometheus.NewDesc("tenantwire_endpoint_lookups_total", "Look-ups of endpoints that are given by name.", []string{"result"}, nil)
+	metricUp   = gauge("tenantwire_datapath_up", "1 while the data path is up.", "datapath")
+	metricInfo = gauge("tenantwire_datapath_info", "Always 1: the datapath that was asked for, the one that it is, and why.", "asked", "datapath", "why")
+	metricOK   = gauge("tenantwire_config_applied", "1 while everything that was configured could be applied.")
 
-	descNames   = prometheus.NewDesc("tenantwire_dns_lookups_total", "Names that were asked of a site's servers.", []string{"result"}, nil)
-	descLeftOut = prometheus.NewDesc("tenantwire_dns_left_out_total", "Addresses of names that are not behind an outside peer, and were left out.", nil, nil)
+	metricLookups = counter("tenantwire_endpoint_lookups_total", "Look-ups of endpoints that are given by name.", "result")
 
-	descDropped = prometheus.NewDesc("tenantwire_datapath_dropped_total",
-		"Packets and handshake messages that the data path dropped, by reason. Not counted by the datapath Kernel.", []string{"reason"}, nil)
+	metricNames   = counter("tenantwire_dns_lookups_total", "Names that were asked of a site's servers.", "result")
+	metricLeftOut = counter("tenantwire_dns_left_out_total", "Addresses of names that are not behind an outside peer, and were left out.")
 
-	relayLabels     = []string{"direction", "name", "protocol"}
-	descOpen        = prometheus.NewDesc("tenantwire_relay_open_connections", "TCP connections being carried.", relayLabels, nil)
-	descConnections = prometheus.NewDesc("tenantwire_relay_connections_total", "TCP connections carried.", relayLabels, nil)
-	descFlows       = prometheus.NewDesc("tenantwire_relay_open_flows", "UDP flows being carried.", relayLabels, nil)
-	descFlowTotal   = prometheus.NewDesc("tenantwire_relay_flows_total", "UDP flows carried.", relayLabels, nil)
-	descUpBytes     = prometheus.NewDesc("tenantwire_relay_sent_bytes_total", "Payload bytes carried from the pod into the tunnel.", relayLabels, nil)
-	descDownBytes   = prometheus.NewDesc("tenantwire_relay_received_bytes_total", "Payload bytes carried from the tunnel into the pod.", relayLabels, nil)
-	descFailures    = prometheus.NewDesc("tenantwire_relay_failures_total", "Connections, flows and datagrams that failed, by reason.",
-		append(relayLabels[:3:3], "reason"), nil)
+	metricDropped = counter("tenantwire_datapath_dropped_total",
+		"Packets and handshake messages that the data path dropped, by reason. Not counted by the datapath Kernel.", "reason")
+
+	relayLabels       = []string{"direction", "name", "protocol"}
+	metricOpen        = gauge("tenantwire_relay_open_connections", "TCP connections being carried.", relayLabels...)
+	metricConnections = counter("tenantwire_relay_connections_total", "TCP connections carried.", relayLabels...)
+	metricFlows       = gauge("tenantwire_relay_open_flows", "UDP flows being carried.", relayLabels...)
+	metricFlowTotal   = counter("tenantwire_relay_flows_total", "UDP flows carried.", relayLabels...)
+	metricUpBytes     = counter("tenantwire_relay_sent_bytes_total", "Payload bytes carried from the pod into the tunnel.", relayLabels...)
+	metricDownBytes   = counter("tenantwire_relay_received_bytes_total", "Payload bytes carried from the tunnel into the pod.", relayLabels...)
+	metricFailures    = counter("tenantwire_relay_failures_total", "Connections, flows and datagrams that failed, by reason.",
+		append(relayLabels[:3:3], "reason")...)
 )
+
+func counter(name, help string, labels ...string) *exposition.Family {
+	return &exposition.Family{Name: name, Help: help, Type: exposition.Counter, Labels: labels}
+}
+
+func gauge(name, help string, labels ...string) *exposition.Family {
+	return &exposition.Family{Name: name, Help: help, Type: exposition.Gauge, Labels: labels}
+}
 
 // interfaceName is the label value of a tunnel that has no kernel interface.
 const interfaceName = "wg0"
 
-// collector reads the plane when it is scraped; nothing is counted twice.
-type collector struct{ plane *plane }
+// scrapes is how many requests for metrics are answered at a time.
+const scrapes = 2
 
-// Describe declares nothing beforehand: the series depend on peers and forwards.
-func (c *collector) Describe(chan<- *prometheus.Desc) {}
+// serveMetrics answers with the plane's metrics and the process's.
+func (p *plane) serveMetrics() http.HandlerFunc {
+	busy := make(chan struct{}, scrapes)
+	return func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case busy <- struct{}{}:
+			defer func() { <-busy }()
+		default:
+			http.Error(w, "metrics are being asked for already", http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", exposition.ContentType)
+		if err := p.metrics().Write(w); err == nil {
+			metrics.WriteProcessMetrics(w)
+		}
+	}
+}
 
-// Collect reads device and relay.
-func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, l ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, l...)
-	}
-	counter := func(d *prometheus.Desc, v float64, l ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, l...)
-	}
-	up, _ := c.plane.up()
-	gauge(descUp, asFloat(up), c.plane.kind())
-	gauge(descInfo, 1, c.plane.chosen.asked, string(c.plane.chosen.kind), c.plane.chosen.why)
-	gauge(descOK, asFloat(c.plane.healthy()))
-	found, failed := c.plane.endpoints.Counts()
-	counter(descLookups, float64(found), "found")
-	counter(descLookups, float64(failed), "failed")
-	names := c.plane.resolver.Counts()
-	counter(descNames, float64(names.Found), "found")
-	counter(descNames, float64(names.NotFound), "none")
-	counter(descNames, float64(names.Failed), "failed")
-	counter(descLeftOut, float64(names.LeftOut))
-	peers, stats, ok := c.plane.stats()
+// metrics reads device and relay; nothing is counted twice.
+func (p *plane) metrics() *exposition.Text {
+	text := &exposition.Text{}
+	up, _ := p.up()
+	text.Add(metricUp, asFloat(up), p.kind())
+	text.Add(metricInfo, 1, p.chosen.asked, string(p.chosen.kind), p.chosen.why)
+	text.Add(metricOK, asFloat(p.healthy()))
+	found, failed := p.endpoints.Counts()
+	text.Add(metricLookups, float64(found), "found")
+	text.Add(metricLookups, float64(failed), "failed")
+	names := p.resolver.Counts()
+	text.Add(metricNames, float64(names.Found), "found")
+	text.Add(metricNames, float64(names.NotFound), "none")
+	text.Add(metricNames, float64(names.Failed), "failed")
+	text.Add(metricLeftOut, float64(names.LeftOut))
+	peers, stats, ok := p.stats()
 	if !ok {
-		return
+		return text
 	}
+	addPeers(text, peers)
+	for why, n := range p.drops() {
+		text.Add(metricDropped, float64(n), why)
+	}
+	addRows(text, stats.Rows)
+	return text
+}
+
+func addPeers(text *exposition.Text, peers []datapath.PeerStats) {
 	for _, p := range peers {
 		ips := make([]string, len(p.AllowedIPs))
 		for i, a := range p.AllowedIPs {
 			ips[i] = a.String()
 		}
 		l := []string{interfaceName, p.PublicKey.String(), strings.Join(ips, ",")}
-		counter(descSent, float64(p.TxBytes), l...)
-		counter(descReceived, float64(p.RxBytes), l...)
-		gauge(descHandshake, unix(p.LastHandshake), l...)
+		text.Add(metricSent, float64(p.TxBytes), l...)
+		text.Add(metricReceived, float64(p.RxBytes), l...)
+		text.Add(metricHandshake, unix(p.LastHandshake), l...)
 	}
-	for why, n := range c.plane.drops() {
-		counter(descDropped, float64(n), why)
-	}
-	for _, r := range stats.Rows {
+}
+
+func addRows(text *exposition.Text, rows []relay.Row) {
+	for _, r := range rows {
 		l := []string{string(r.Direction), r.Name, string(r.Protocol)}
-		gauge(descOpen, float64(r.Open), l...)
-		counter(descConnections, float64(r.Total), l...)
-		gauge(descFlows, float64(r.Flows), l...)
-		counter(descFlowTotal, float64(r.FlowTotal), l...)
-		counter(descUpBytes, float64(r.Up), l...)
-		counter(descDownBytes, float64(r.Down), l...)
+		text.Add(metricOpen, float64(r.Open), l...)
+		text.Add(metricConnections, float64(r.Total), l...)
+		text.Add(metricFlows, float64(r.Flows), l...)
+		text.Add(metricFlowTotal, float64(r.FlowTotal), l...)
+		text.Add(metricUpBytes, float64(r.Up), l...)
+		text.Add(metricDownBytes, float64(r.Down), l...)
 		for why, n := range r.Failures {
-			counter(descFailures, float64(n), append(l[:3:3], why.String())...)
+			text.Add(metricFailures, float64(n), append(l[:3:3], why.String())...)
 		}
 	}
 }
