@@ -18,7 +18,7 @@ import (
 
 // checkDatapath asks the sidecar whether its static file knows a datapath and has it here.
 func checkDatapath(s *Setup, datapath string) error {
-	e := end{setup: s, near: true, self: identity{1, key.NewPrivate()}, far: netip.AddrPortFrom(identity{n: 2}.inner(), Port),
+	e := end{setup: s, near: true, way: localPort, self: identity{1, key.NewPrivate()}, far: netip.AddrPortFrom(identity{n: 2}.inner(), Port),
 		peers: []peer{{public: key.NewPrivate().Public(), allowed: []netip.Prefix{netip.PrefixFrom(identity{n: 2}.inner(), 32)}}}}
 	keyFile, err := e.file("key", e.self.private.Reveal()+"\n", 0)
 	if err != nil {
