@@ -172,6 +172,7 @@ func newMember(o Options) (*member, error) {
 	}
 	plane := newPlane(private, o.ListenPort, chosen, o.Log)
 	plane.standby, plane.maySend, plane.prepared = o.Active != nil, o.MaySend, o.Prepared
+	plane.apart = o.Relays // peers' routes may lead over what a gateway needs itself, the API server and other pods
 	plane.preshared, plane.dns, plane.podIP = presharedKeys(o.PresharedKeys), o.DNS, o.PodIP
 	return &member{
 		Options: o, store: store, public: private.Public(),

@@ -25,7 +25,9 @@ var likeMine = datapath.Interface{Addresses: []netip.Prefix{netip.MustParsePrefi
 // chooseDatapath finds out, by trying, what moves this member's packets. What the webhook knows better (it did not ask for the right
 // to anything but Netstack) is the reason then.
 func (o *Options) chooseDatapath() (choice, error) {
-	kind, why, err := auto.Probe(o.Datapath, "", likeMine)
+	like := likeMine
+	like.Hub = o.Relays
+	kind, why, err := auto.Probe(o.Datapath, "", like)
 	if err != nil {
 		return choice{}, &noDatapathError{err}
 	}

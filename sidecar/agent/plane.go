@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -57,6 +56,7 @@ type plane struct {
 	chosen     choice
 	podIP      netip.Addr
 	maySend    func() bool // nil: always
+	apart      bool        // nobody but the relay uses the tunnel's routes
 	prepared   func()      // nil: nobody asks
 	log        *slog.Logger
 	preshared  presharedKeys
@@ -126,7 +126,8 @@ func (p *plane) applyLocked(d desired) error {
 
 func (p *plane) applyDevice(d desired) error {
 	if p.device == nil {
-		dev, err := auto.Open(p.chosen.kind, auto.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, MaySend: p.maySend, Logger: p.log})
+		dev, err := auto.Open(p.chosen.kind, auto.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, Apart: p.apart,
+			MaySend: p.maySend, Logger: p.log})
 		if err != nil {
 			return fmt.Errorf("open device: %w", err)
 		}
@@ -176,21 +177,7 @@ func (p *plane) openPorts(d desired) error {
 	if !ok {
 		return nil
 	}
-	all := slices.Clone(d.inbound)
-	for _, s := range d.services {
-		all = append(all, relay.Inbound{Port: s.Port, Protocol: s.Protocol})
-	}
-	var open datapath.Ports
-	for _, in := range all {
-		switch {
-		case in.Port == 0: // the relay says what is wrong with it
-		case in.Protocol == relay.TCP:
-			open.TCP = append(open.TCP, in.Port)
-		case in.Protocol == relay.UDP:
-			open.UDP = append(open.UDP, in.Port)
-		}
-	}
-	return gate.OpenPorts(open)
+	return gate.OpenPorts(d.ports())
 }
 
 func diffPeers(was, is map[key.Public]datapath.Peer) (upsert []datapath.Peer, remove []key.Public) {

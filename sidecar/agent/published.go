@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/relay"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
@@ -29,6 +30,42 @@ func (m *member) translatePublished(d *desired, c wire.Config) {
 			d.published[publishedPort{a, inboundPort{p.Port, relay.Protocol(p.Protocol)}}] = p.ServiceID
 		}
 	}
+}
+
+// ports are what the kernel has to let through to the relay. Where Services have addresses of their own, each port is open at the
+// addresses where the relay answers for it, and elsewhere shut as if nobody listened.
+func (d *desired) ports() (open datapath.Ports) {
+	at := func(protocol relay.Protocol, port uint16, addresses []netip.Addr) {
+		for _, a := range addresses {
+			switch protocol {
+			case relay.TCP:
+				open.TCPAt = append(open.TCPAt, netip.AddrPortFrom(a, port))
+			case relay.UDP:
+				open.UDPAt = append(open.UDPAt, netip.AddrPortFrom(a, port))
+			}
+		}
+	}
+	var others []netip.Addr
+	for _, a := range d.iface.Addresses {
+		if !d.publishedAt[a.Addr()] {
+			others = append(others, a.Addr())
+		}
+	}
+	for _, in := range d.inbound {
+		switch {
+		case in.Port == 0: // the relay says what is wrong with it
+		case len(d.publishedAt) > 0:
+			at(in.Protocol, in.Port, others)
+		case in.Protocol == relay.TCP:
+			open.TCP = append(open.TCP, in.Port)
+		case in.Protocol == relay.UDP:
+			open.UDP = append(open.UDP, in.Port)
+		}
+	}
+	for _, s := range d.services {
+		at(s.Protocol, s.Port, s.Addresses)
+	}
+	return open
 }
 
 // admit says whether a peer's address may reach a port of one of ours: members reach all that is open, others what is granted to them; at

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -159,5 +160,25 @@ func TestAdmit(t *testing.T) {
 	}
 	if (*desired)(nil).admit(inside, vip, 80, relay.TCP) {
 		t.Error("admitted before there is a configuration")
+	}
+}
+
+// Each port is open where it is answered for, and at no other address; without Services of their own, wherever the interface is.
+func TestPorts(t *testing.T) {
+	addr := netip.MustParseAddr
+	vip, own, own6 := addr("10.7.0.200"), addr("10.7.0.254"), addr("fd07::1")
+	host := func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+	d := desired{iface: datapath.Interface{Addresses: []netip.Prefix{host(vip), host(own), host(own6)}},
+		inbound: []relay.Inbound{{Port: 53, Protocol: relay.TCP}, {Port: 53, Protocol: relay.UDP}, {Protocol: relay.TCP}}}
+	if got := d.ports(); !slices.Equal(got.TCP, []uint16{53}) || !slices.Equal(got.UDP, []uint16{53}) || len(got.TCPAt)+len(got.UDPAt) > 0 {
+		t.Errorf("%+v", got)
+	}
+	d.publishedAt = map[netip.Addr]bool{vip: true}
+	d.services = []relay.Published{{Name: "web", Addresses: []netip.Addr{vip}, Port: 80, Protocol: relay.TCP}, {Name: "web", Addresses: []netip.Addr{vip}, Port: 53, Protocol: relay.UDP}}
+	got := d.ports()
+	if len(got.TCP)+len(got.UDP) > 0 ||
+		!slices.Equal(got.TCPAt, []netip.AddrPort{netip.AddrPortFrom(own, 53), netip.AddrPortFrom(own6, 53), netip.AddrPortFrom(vip, 80)}) ||
+		!slices.Equal(got.UDPAt, []netip.AddrPort{netip.AddrPortFrom(own, 53), netip.AddrPortFrom(own6, 53), netip.AddrPortFrom(vip, 53)}) {
+		t.Errorf("%+v", got)
 	}
 }

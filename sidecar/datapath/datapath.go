@@ -87,7 +87,10 @@ type Capabilities struct {
 }
 
 // Ports are transport ports of the interface's own addresses.
-type Ports struct{ TCP, UDP []uint16 }
+type Ports struct {
+	TCP, UDP     []uint16         // at each of them
+	TCPAt, UDPAt []netip.AddrPort // at one of them alone
+}
 
 // Gate is a Datapath whose ports are shut until they are opened: what is not open is refused by the kernel, whoever may listen
 // there, and no handler is asked. Every Datapath without AsksFirst is a Gate.

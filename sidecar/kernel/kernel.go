@@ -39,6 +39,7 @@ type Options struct {
 	PrivateKey key.Private
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
+	Apart      bool         // nobody but the interface's own addresses uses its routes
 	MaySend    func() bool  // must be nil: no packet passes through us
 	Logger     *slog.Logger // nil discards
 }
@@ -106,6 +107,11 @@ func (d *Device) open(o Options) (err error) {
 	}
 	if d.Link, err = oslink.Open(d.name, o.Logger); err != nil {
 		return err
+	}
+	if o.Apart {
+		if err := d.KeepApart(); err != nil {
+			return err
+		}
 	}
 	private, err := wgtypes.ParseKey(o.PrivateKey.Reveal())
 	if err != nil {

@@ -3,9 +3,11 @@
 package oslink
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -19,6 +21,7 @@ import (
 type doors struct {
 	tcp   map[uint16]*tcpDoor
 	udp   map[uint16]*udpDoor
+	open  []door // what is to be open, without the ports of the listeners; sorted
 	rules []door // what the kernel has
 }
 
@@ -54,46 +57,64 @@ func (l *Link) OpenPorts(p datapath.Ports) error {
 
 // openDoors listens on what is not open yet. On an error the fresh ones are the caller's to close.
 func (l *Link) openDoors(p datapath.Ports) (next, fresh doors, err error) {
-	next = doors{tcp: map[uint16]*tcpDoor{}, udp: map[uint16]*udpDoor{}}
+	next = doors{tcp: map[uint16]*tcpDoor{}, udp: map[uint16]*udpDoor{}, open: doorsOf(p)}
 	fresh = doors{tcp: map[uint16]*tcpDoor{}, udp: map[uint16]*udpDoor{}}
-	for _, n := range p.TCP {
-		if next.tcp[n] != nil {
-			continue // named twice
+	for _, d := range next.open { // one listener for a port, at however many addresses it is open
+		n := d.from
+		switch {
+		case d.proto == unix.IPPROTO_TCP && next.tcp[n] == nil:
+			if next.tcp[n] = l.doors.tcp[n]; next.tcp[n] != nil {
+				continue
+			}
+			if next.tcp[n], err = l.openTCP(n); err != nil {
+				return next, fresh, fmt.Errorf("TCP port %d: %w", n, err)
+			}
+			fresh.tcp[n] = next.tcp[n]
+		case d.proto == unix.IPPROTO_UDP && next.udp[n] == nil:
+			if next.udp[n] = l.doors.udp[n]; next.udp[n] != nil {
+				continue
+			}
+			if next.udp[n], err = l.openUDP(n); err != nil {
+				return next, fresh, fmt.Errorf("UDP port %d: %w", n, err)
+			}
+			fresh.udp[n] = next.udp[n]
 		}
-		if next.tcp[n] = l.doors.tcp[n]; next.tcp[n] != nil {
-			continue
-		}
-		if next.tcp[n], err = l.openTCP(n); err != nil {
-			return next, fresh, fmt.Errorf("TCP port %d: %w", n, err)
-		}
-		fresh.tcp[n] = next.tcp[n]
-	}
-	for _, n := range p.UDP {
-		if next.udp[n] != nil {
-			continue
-		}
-		if next.udp[n] = l.doors.udp[n]; next.udp[n] != nil {
-			continue
-		}
-		if next.udp[n], err = l.openUDP(n); err != nil {
-			return next, fresh, fmt.Errorf("UDP port %d: %w", n, err)
-		}
-		fresh.udp[n] = next.udp[n]
 	}
 	return next, fresh, nil
+}
+
+// doorsOf are the ports as doors that lead nowhere yet, sorted, each once. What is open at each address needs no door at one.
+func doorsOf(p datapath.Ports) []door {
+	each := make(map[door]bool, len(p.TCP)+len(p.UDP))
+	add := func(proto byte, ports []uint16, at []netip.AddrPort) {
+		for _, n := range ports {
+			each[door{proto: proto, from: n}] = true
+		}
+		for _, a := range at {
+			if !each[door{proto: proto, from: a.Port()}] {
+				each[door{proto: proto, at: a.Addr().Unmap(), from: a.Port()}] = true
+			}
+		}
+	}
+	add(unix.IPPROTO_TCP, p.TCP, p.TCPAt)
+	add(unix.IPPROTO_UDP, p.UDP, p.UDPAt)
+	return slices.SortedFunc(maps.Keys(each), func(a, b door) int {
+		return cmp.Or(cmp.Compare(a.proto, b.proto), a.at.Compare(b.at), cmp.Compare(a.from, b.from))
+	})
 }
 
 // applyDoors tells the kernel, if that is news.
 func (l *Link) applyDoors(d doors) error {
 	var want []door
-	if l.handleTCP.Load() != nil {
-		for _, n := range slices.Sorted(maps.Keys(d.tcp)) {
-			want = append(want, door{unix.IPPROTO_TCP, n, d.tcp[n].to})
-		}
-	}
-	if l.handleUDP.Load() != nil {
-		for _, n := range slices.Sorted(maps.Keys(d.udp)) {
-			want = append(want, door{unix.IPPROTO_UDP, n, d.udp[n].to})
+	tcp, udp := l.handleTCP.Load() != nil, l.handleUDP.Load() != nil
+	for _, o := range d.open {
+		switch {
+		case o.proto == unix.IPPROTO_TCP && tcp:
+			o.to = d.tcp[o.from].to
+			want = append(want, o)
+		case o.proto == unix.IPPROTO_UDP && udp:
+			o.to = d.udp[o.from].to
+			want = append(want, o)
 		}
 	}
 	if slices.Equal(want, l.doors.rules) {

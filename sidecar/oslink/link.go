@@ -158,6 +158,9 @@ func (l *Link) setInterface(i datapath.Interface) error {
 	// No address that nobody asked for; where IPv6 is switched off there is none to ask for.
 	_ = l.nl.LinkSetIP6AddrGenMode(l.link, addrGenModeNone)
 	prev := *l.own.Load()
+	if err := l.routes.only.lead(next); err != nil {
+		return err
+	}
 	for _, a := range next {
 		if slices.Contains(prev, a) {
 			continue
@@ -185,6 +188,9 @@ func (l *Link) setInterface(i datapath.Interface) error {
 		if err := l.nl.AddrDel(l.link, hostAddr(a)); err != nil {
 			return fmt.Errorf("remove address %s: %w", a, err)
 		}
+	}
+	if err := l.routes.only.release(next); err != nil {
+		return err
 	}
 	l.iface = datapath.Interface{Addresses: slices.Clone(i.Addresses), MTU: i.MTU}
 	return nil

@@ -21,7 +21,8 @@ import (
 //	input    answers, what came through a door, and echo requests; the rest is refused as if nobody listened
 //	forward  nothing, in either direction
 //
-// A chain is replaced whole, in one transaction with whatever else changes.
+// A chain or a set is replaced whole, in one transaction with whatever else changes. Addresses, and ports that are open at one of them
+// alone, are in sets (sets.go): a gateway has more than a hundred of each.
 //
 // The tunnel's own encrypted packets, one by one where the inner ones are merged, meet guard and input as well: each asks for the
 // interface once, in its first rule, since a comparison of names costs as much as all else in a rule.
@@ -30,11 +31,15 @@ type policy struct {
 	table                                *nftables.Table
 	iface                                string
 	guard, inside, doors, input, forward *nftables.Chain
+
+	own    map[bool]*nftables.Set     // the interface's addresses, by whether they are IPv4
+	doorAt map[doorKind]*nftables.Set // doors at one address alone
 }
 
 // door is one open port and the port of its listener.
 type door struct {
-	proto    byte // unix.IPPROTO_TCP or UDP
+	proto    byte       // unix.IPPROTO_TCP or UDP
+	at       netip.Addr // zero: each of ours
 	from, to uint16
 }
 
@@ -59,7 +64,12 @@ func newPolicy(iface string) (*policy, error) {
 	p.doors = chain("doors", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
 	p.input = chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter)
 	p.forward = chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter)
-	p.fillGuard(nil)
+	if err := p.addSets(); err != nil {
+		_ = nft.CloseLasting()
+		return nil, fmt.Errorf("set up nftables table %s: %w", p.table.Name, err)
+	}
+	p.fillGuard()
+	p.fillDoors(nil)
 	p.fillInput()
 	p.rule(p.forward, p.in(), verdict(expr.VerdictDrop))
 	p.rule(p.forward, p.out(), verdict(expr.VerdictDrop))
@@ -80,33 +90,22 @@ func (p *policy) close() error {
 	return nil
 }
 
-// setOwn says which addresses are the interface's.
-func (p *policy) setOwn(own []netip.Addr) error {
-	p.nft.FlushChain(p.guard)
-	p.nft.FlushChain(p.inside)
-	p.fillGuard(own)
-	if err := p.nft.Flush(); err != nil {
-		return fmt.Errorf("set addresses in nftables: %w", err)
-	}
-	return nil
-}
-
 // notOurs are sources that no peer can have and that the kernel does not refuse by itself.
 var notOurs = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")}
 
-func (p *policy) fillGuard(own []netip.Addr) {
+func (p *policy) fillGuard() {
 	p.rule(p.guard, p.in(), goTo(p.inside))
-	for _, a := range own {
+	for _, four := range []bool{true, false} {
 		// The kernel answers for its addresses on every interface: what did not come encrypted must not reach ours. Loopback is
 		// the machine itself.
-		p.rule(p.guard, host(destination, a), not(iifname("lo")), verdict(expr.VerdictDrop))
-		p.rule(p.inside, host(source, a), verdict(expr.VerdictDrop))
+		p.rule(p.guard, p.isOwn(destination, four), not(iifname("lo")), verdict(expr.VerdictDrop))
+		p.rule(p.inside, p.isOwn(source, four), verdict(expr.VerdictDrop))
 	}
 	for _, n := range notOurs {
 		p.rule(p.inside, address(source, n), verdict(expr.VerdictDrop))
 	}
-	for _, a := range own {
-		p.rule(p.inside, host(destination, a), verdict(expr.VerdictAccept))
+	for _, four := range []bool{true, false} {
+		p.rule(p.inside, p.isOwn(destination, four), verdict(expr.VerdictAccept))
 	}
 	p.rule(p.inside, verdict(expr.VerdictDrop))
 }
@@ -124,22 +123,6 @@ func (p *policy) fillInput() {
 	p.rule(p.input, l4proto(unix.IPPROTO_ICMPV6), verdict(expr.VerdictDrop))
 	p.rule(p.input, l4proto(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	p.rule(p.input, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
-}
-
-// setDoors says which ports are open. Connections that exist keep the way they came.
-func (p *policy) setDoors(open []door) error {
-	p.nft.FlushChain(p.doors)
-	for _, d := range open {
-		p.rule(p.doors, p.in(), l4proto(d.proto), transport(2, port(d.from)), []expr.Any{
-			&expr.Immediate{Register: 1, Data: port(d.to)},
-			// The address stays: only the port is another, so that the socket sees which of our addresses was meant.
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_INET, RegProtoMin: 1, Specified: true},
-		})
-	}
-	if err := p.nft.Flush(); err != nil {
-		return fmt.Errorf("set open ports in nftables: %w", err)
-	}
-	return nil
 }
 
 func (p *policy) rule(c *nftables.Chain, parts ...[]expr.Any) {
@@ -202,20 +185,23 @@ const (
 	destination
 )
 
-// host matches packets with the address.
-func host(w which, a netip.Addr) []expr.Any { return address(w, netip.PrefixFrom(a, a.BitLen())) }
-
-// address matches packets whose address is in the prefix.
-func address(w which, in netip.Prefix) []expr.Any {
-	family, offset, size := byte(unix.NFPROTO_IPV4), uint32(12), uint32(4)
-	if in.Addr().Is6() {
-		family, offset, size = unix.NFPROTO_IPV6, 8, 16
+// load puts a packet's address into the first register, and matches packets of that family alone.
+func load(w which, four bool) []expr.Any {
+	family, offset, size := byte(unix.NFPROTO_IPV6), uint32(8), uint32(16)
+	if four {
+		family, offset, size = unix.NFPROTO_IPV4, 12, 4
 	}
 	if w == destination {
 		offset += size
 	}
-	out := metaIs(expr.MetaKeyNFPROTO, []byte{family})
-	out = append(out, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size})
+	return append(metaIs(expr.MetaKeyNFPROTO, []byte{family}),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size})
+}
+
+// address matches packets whose address is in the prefix.
+func address(w which, in netip.Prefix) []expr.Any {
+	out := load(w, in.Addr().Is4())
+	size := uint32(in.Addr().BitLen() / 8)
 	if in.Bits() != in.Addr().BitLen() {
 		out = append(out, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: ipNet(in).Mask, Xor: make([]byte, size)})
 	}

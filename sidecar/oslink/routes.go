@@ -33,6 +33,7 @@ type routes struct {
 	index int
 	have  map[netip.Prefix]route
 	rules bool
+	only  *only // nil: whoever is on the machine sees the routes
 
 	shadow int            // the metric of our shadows, by which they are known
 	left   []netip.Prefix // shadows of a process that died
@@ -48,7 +49,7 @@ type route struct {
 func (r *routes) set(to []netip.Prefix, endpoints []netip.Addr, own []netip.Addr) error {
 	want := make(map[netip.Prefix]route, len(to))
 	for _, p := range to {
-		apart := p.Bits() == 0 || slices.ContainsFunc(endpoints, p.Contains)
+		apart := r.only != nil || p.Bits() == 0 || slices.ContainsFunc(endpoints, p.Contains)
 		want[p] = route{prefer: preferred(own, p.Addr().Is4()), apart: apart}
 	}
 	have := r.have
@@ -184,7 +185,7 @@ func (r *routes) setRules(want map[netip.Prefix]route) error {
 	for _, w := range want {
 		need = need || w.apart
 	}
-	if need == r.rules {
+	if r.only != nil || need == r.rules {
 		return nil
 	}
 	for _, rule := range policyRules() {
@@ -215,4 +216,10 @@ func policyRules() []*netlink.Rule {
 	return out
 }
 
-func (r *routes) close() error { return r.change(nil) }
+func (r *routes) close() error {
+	err := r.change(nil)
+	if r.only != nil {
+		err = errors.Join(err, r.only.close())
+	}
+	return err
+}

@@ -34,6 +34,7 @@ type Options struct {
 	PrivateKey key.Private
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
+	Apart      bool         // nobody but the interface's own addresses uses its routes
 	MaySend    func() bool  // see the engine's; nil: always
 	Logger     *slog.Logger // nil discards
 }
@@ -77,6 +78,11 @@ func open(o Options) (*Device, error) {
 	if err != nil {
 		_ = t.Close()
 		return nil, err
+	}
+	if o.Apart {
+		if err := link.KeepApart(); err != nil {
+			return nil, errors.Join(err, link.Close(), t.Close())
+		}
 	}
 	d := &Device{Link: link, tun: t}
 	d.mtu.Store(int64(o.Interface.MTU))

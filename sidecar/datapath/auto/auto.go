@@ -24,6 +24,7 @@ type Options struct {
 	PrivateKey key.Private
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
+	Apart      bool         // of the datapaths with a real interface: nobody but its own addresses uses its routes
 	MaySend    func() bool  // asked before anything leaves, by the datapaths of our engine; Kernel refuses it. Nil: always
 	Logger     *slog.Logger // nil discards
 }

@@ -47,6 +47,8 @@ var tests = []struct {
 	{"Reset", testReset},
 	{"Refused", testRefused},
 	{"DefaultDeny", testDefaultDeny},
+	{"OpenAtOneAddress", testOpenAtOneAddress},
+	{"ManyAddresses", testManyAddresses},
 	{"AcceptDecides", testAcceptDecides},
 	{"ClientInAHurry", testClientInAHurry},
 	{"DialFails", testDialFails},

@@ -73,9 +73,14 @@ func (n *node) bulk(to netip.Addr) {
 
 func (r *room) unreachable(from, to *node, when string) {
 	r.t.Helper()
+	r.unreachableAt(from, netip.AddrPortFrom(to.v4, webPort), when)
+}
+
+func (r *room) unreachableAt(from *node, to netip.AddrPort, when string) {
+	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
-	if c, err := from.DialTCP(ctx, netip.AddrPortFrom(to.v4, webPort)); err == nil {
+	if c, err := from.DialTCP(ctx, to); err == nil {
 		_ = c.Close()
 		r.t.Errorf("it was passed on %s", when)
 	}

@@ -1,0 +1,127 @@
+//go:build linux
+
+package oslink
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// doorKind is what doors at one address alone have in common: they are in one map, from address and port to the port of the listener.
+type doorKind struct {
+	proto byte // unix.IPPROTO_TCP or UDP
+	four  bool
+}
+
+var doorKinds = []doorKind{{unix.IPPROTO_TCP, true}, {unix.IPPROTO_TCP, false}, {unix.IPPROTO_UDP, true}, {unix.IPPROTO_UDP, false}}
+
+// addSets makes the sets, empty, in the transaction that makes the table.
+func (p *policy) addSets() error {
+	p.own, p.doorAt = map[bool]*nftables.Set{}, map[doorKind]*nftables.Set{}
+	for four, kind := range map[bool]nftables.SetDatatype{true: nftables.TypeIPAddr, false: nftables.TypeIP6Addr} {
+		p.own[four] = &nftables.Set{Table: p.table, Name: "own" + family(four), KeyType: kind}
+		if err := p.nft.AddSet(p.own[four], nil); err != nil {
+			return err
+		}
+		for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			s := &nftables.Set{Table: p.table, Name: map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[proto] + family(four), IsMap: true,
+				KeyType: nftables.MustConcatSetType(kind, nftables.TypeInetService), DataType: nftables.TypeInetService}
+			p.doorAt[doorKind{proto, four}] = s
+			if err := p.nft.AddSet(s, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func family(four bool) string {
+	if four {
+		return "4"
+	}
+	return "6"
+}
+
+// isOwn matches packets one of whose addresses is the interface's.
+func (p *policy) isOwn(w which, four bool) []expr.Any {
+	return append(load(w, four), &expr.Lookup{SourceRegister: 1, SetName: p.own[four].Name, SetID: p.own[four].ID})
+}
+
+// setOwn says which addresses are the interface's.
+func (p *policy) setOwn(own []netip.Addr) error {
+	elements := map[bool][]nftables.SetElement{}
+	for _, a := range own {
+		elements[a.Is4()] = append(elements[a.Is4()], nftables.SetElement{Key: a.AsSlice()})
+	}
+	for four, s := range p.own {
+		if err := p.fill(s, elements[four]); err != nil {
+			return fmt.Errorf("set addresses in nftables: %w", err)
+		}
+	}
+	if err := p.nft.Flush(); err != nil {
+		return fmt.Errorf("set addresses in nftables: %w", err)
+	}
+	return nil
+}
+
+// fill makes these the elements of a set. A message holds 64 KiB.
+func (p *policy) fill(s *nftables.Set, elements []nftables.SetElement) error {
+	const most = 512
+	p.nft.FlushSet(s)
+	for some := range slices.Chunk(elements, most) {
+		if err := p.nft.SetAddElements(s, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setDoors says which ports are open. Connections that exist keep the way they came.
+func (p *policy) setDoors(open []door) error {
+	var each []door
+	elements := map[doorKind][]nftables.SetElement{}
+	for _, d := range open {
+		if !d.at.IsValid() {
+			each = append(each, d)
+			continue
+		}
+		kind := doorKind{d.proto, d.at.Is4()}
+		key := append(append(d.at.AsSlice(), port(d.from)...), 0, 0) // in whole registers
+		elements[kind] = append(elements[kind], nftables.SetElement{Key: key, Val: port(d.to)})
+	}
+	p.nft.FlushChain(p.doors)
+	p.fillDoors(each)
+	for kind, s := range p.doorAt {
+		if err := p.fill(s, elements[kind]); err != nil {
+			return fmt.Errorf("set open ports in nftables: %w", err)
+		}
+	}
+	if err := p.nft.Flush(); err != nil {
+		return fmt.Errorf("set open ports in nftables: %w", err)
+	}
+	return nil
+}
+
+// fillDoors leads what comes in for one of these ports, and what is in the maps, to their listeners. The address stays: only the port
+// is another, so that the socket sees which of our addresses was meant.
+func (p *policy) fillDoors(each []door) {
+	redirect := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_INET, RegProtoMin: 1, Specified: true}
+	for _, d := range each {
+		p.rule(p.doors, p.in(), l4proto(d.proto), transport(2, port(d.from)), []expr.Any{&expr.Immediate{Register: 1, Data: port(d.to)}, redirect})
+	}
+	for _, k := range doorKinds {
+		s := p.doorAt[k]
+		after := uint32(unix.NFT_REG32_01) // the register after the address, in which the key goes on
+		if !k.four {
+			after = unix.NFT_REG32_04
+		}
+		p.rule(p.doors, p.in(), l4proto(k.proto), load(destination, k.four), []expr.Any{
+			&expr.Payload{DestRegister: after, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}, redirect})
+	}
+}
