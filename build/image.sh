@@ -14,8 +14,8 @@ label source https://github.com/tenantwire/tenantwire
 label licenses Apache-2.0
 label version "$tag"
 caps=()
-# Where a pod's namespace allows NET_ADMIN the sidecar takes it, as the user it is; elsewhere the file capability is without effect.
-[[ $name != sidecar ]] || caps=(-net-admin /sidecar)
+# Where a pod's namespace allows NET_ADMIN the data plane takes it, as the user it is; elsewhere the file capability is without effect.
+[[ $name == operator ]] || caps=(-net-admin "/$name")
 [[ -z ${REVISION:-} ]] || label revision "$REVISION"
 GOARCH='' go -C build run ./image -o "$PWD/dist/tenantwire-$name.tar" -ref "ghcr.io/tenantwire/$name:$tag" -arch "$arch" \
   -entrypoint "/$name" "${labels[@]}" "${caps[@]}" "$PWD/dist/image/$name:/$name"

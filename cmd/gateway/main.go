@@ -34,7 +34,8 @@ func command() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "gateway --coordinator URL --key-file FILE --lease NAME",
 		Short: "One pod of a tunnel's gateway",
-		Long: `Passes packets on between a tunnel's members and its outside peers, without privileges.
+		Long: `Passes packets on between a tunnel's members and its outside peers, without privileges or, with the datapath TUN,
+with an interface of its own.
 
 The operator makes its pods for every TenantTunnel with spec.gateway, and sets the flags. One pod is active, as
 the lease says; the others stand by. POD_IP, POD_NAME and POD_NAMESPACE say who it is.`,
@@ -55,6 +56,8 @@ the lease says; the others stand by. POD_IP, POD_NAME and POD_NAMESPACE say who 
 	p.StringVar(&f.KeyFile, "key-file", "", "the tunnel's private key")
 	p.StringVar(&f.PresharedKeys, "preshared-keys", "", "folder with a file for each preshared key of the tunnel's peers")
 	p.StringVar(&f.Lease, "lease", "", "name of the Lease in the pod's namespace that says which pod is active")
+	p.StringVar(&f.Datapath, "datapath", "Netstack", "Auto, TUN or Netstack")
+	p.StringVar(&f.DatapathWhy, "datapath-why", "", "why it is that datapath, where the operator chose it and not the tunnel")
 	p.Uint16Var(&f.ListenPort, "listen-port", 51820, "outer UDP port")
 	p.Uint16Var(&f.HealthPort, "health-port", 51821, "TCP port of /healthz, /readyz and /metrics")
 	p.DurationVar(&f.Linger, "linger", 20*time.Second, "how long the active pod carries on at most after SIGTERM, while another may be starting")

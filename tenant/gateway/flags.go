@@ -11,12 +11,12 @@ import (
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
-	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
 // Flags are the raw words of the command line.
 type Flags struct {
 	Coordinator, TokenFile, CAFile, StateDir, KeyFile, PresharedKeys, Lease, LogLevel string
+	Datapath, DatapathWhy                                                             string
 	ListenPort, HealthPort                                                            uint16
 	Linger                                                                            time.Duration
 }
@@ -31,7 +31,7 @@ func (f *Flags) Options(version string) (o Options, err error) {
 	o.Namespace, o.Identity, o.Lease = os.Getenv("POD_NAMESPACE"), os.Getenv("POD_NAME"), f.Lease
 	o.Linger = f.Linger
 	o.Agent = agent.Options{TokenFile: f.TokenFile, CAFile: f.CAFile, StateDir: f.StateDir, KeyFile: f.KeyFile, PresharedKeys: f.PresharedKeys, Namespace: o.Namespace,
-		Datapath: string(datapath.Netstack), ListenPort: f.ListenPort, HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.HealthPort))),
+		Datapath: f.Datapath, DatapathWhy: f.DatapathWhy, ListenPort: f.ListenPort, HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.HealthPort))),
 		Relays: true, OwnProcess: true, Log: o.Log}
 	if o.Agent.Coordinator, err = url.Parse(f.Coordinator); err != nil {
 		return o, fmt.Errorf("--coordinator: %w", err)
