@@ -86,13 +86,14 @@ func podSecurity(ns *corev1.Namespace, byDefault PodSecurityLevel) (PodSecurityL
 // wantsTUN says whether the sidecar asks for the TUN device. Asking binds the pod to nodes that offer it: whoever says TUN wants
 // that, Auto wants it only where the operator was told that no pod is left without a node by it.
 func (c *candidate) wantsTUN(choice v1alpha1.DatapathChoice) bool {
-	switch {
-	case c.Config.TUNResource != "":
-		return choice == v1alpha1.DatapathTUN || choice == v1alpha1.DatapathAuto && c.Config.TUNForAuto
-	case choice == v1alpha1.DatapathTUN:
+	if c.Config.TUNResource == "" && choice == v1alpha1.DatapathTUN {
 		c.warn("tunnel %s says spec.datapath: TUN, but the operator knows no resource that brings /dev/net/tun (--tun-resource): where the node does not bring it by itself, the pod will not start", c.tunnel.Name)
 	}
-	return false
+	return c.Config.bringsTUN(choice)
+}
+
+func (c *Config) bringsTUN(choice v1alpha1.DatapathChoice) bool {
+	return c.TUNResource != "" && (choice == v1alpha1.DatapathTUN || choice == v1alpha1.DatapathAuto && c.TUNForAuto)
 }
 
 // UserNamespaces says which pods get one.

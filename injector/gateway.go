@@ -40,10 +40,15 @@ const gatewayContainer = "gateway"
 
 // Gateway is everything that a tunnel's gateway consists of but the Secret with its key, the Deployment last: all in the tunnel's
 // namespace, owned by the tunnel, and to be applied as they are. A gateway's pods may change their one Lease and nothing else. There is
-// no disruption budget: the active pod alone is ready, so one would forbid to drain it, or nothing.
-func (c *Config) Gateway(t *v1alpha1.TenantTunnel) []runtime.Object {
-	g := gateway{Config: c, tunnel: t, name: tenant.GatewayName(t.Name)}
-	return []runtime.Object{g.account(), g.lease(), g.role(), g.roleBinding(), g.service(), g.networkPolicy(), g.deployment()}
+// no disruption budget: the active pod alone is ready, so one would forbid to drain it, or nothing. Where GatewayRefused, there is no
+// Deployment.
+func (c *Config) Gateway(t *v1alpha1.TenantTunnel, at Site) []runtime.Object {
+	g, refused := c.newGateway(t, at)
+	objects := []runtime.Object{g.account(), g.lease(), g.role(), g.roleBinding(), g.service(), g.networkPolicy()}
+	if refused != "" {
+		return objects
+	}
+	return append(objects, g.deployment())
 }
 
 // GatewayKey is the Secret of a gateway's key.
@@ -62,6 +67,8 @@ type gateway struct {
 	*Config
 	tunnel *v1alpha1.TenantTunnel
 	name   string
+	grant  grant
+	apart  bool // in a user namespace of its own
 }
 
 func (g *gateway) replicas() int32 { return max(1, g.tunnel.Spec.Gateway.Replicas) }
@@ -155,17 +162,20 @@ func (g *gateway) pod() corev1.PodSpec {
 	if g.User != UnsetUser {
 		spec.SecurityContext.FSGroup = ptr.To(g.User) // or else only root could read the key
 	}
+	if g.apart {
+		spec.HostUsers = ptr.To(false)
+	}
 	return spec
 }
 
 // container is a sidecar's in most of it, with the key that all replicas share and the lease that says which of them is active.
 func (g *gateway) container() corev1.Container {
-	c := candidate{Input: Input{Config: g.Config, Pod: &corev1.Pod{}}, tunnel: g.tunnel, grant: grant{choice: v1alpha1.DatapathNetstack}}
+	c := candidate{Input: Input{Config: g.Config, Pod: &corev1.Pod{}}, tunnel: g.tunnel, grant: g.grant}
 	ct := c.sidecar()
 	ct.Name, ct.Image, ct.RestartPolicy, ct.StartupProbe = gatewayContainer, g.GatewayImage, nil, nil
 	ct.ReadinessProbe = probe("/readyz", 1, 1)
 	if r := g.tunnel.Spec.Gateway.Resources; r != nil {
-		ct.Resources = corev1.ResourceRequirements{Requests: r.Requests.DeepCopy(), Limits: r.Limits.DeepCopy()}
+		ct.Resources = c.withDevice(corev1.ResourceRequirements{Requests: r.Requests.DeepCopy(), Limits: r.Limits.DeepCopy()})
 	}
 	ct.Args = []string{
 		"--coordinator=" + g.CoordinatorURL,
@@ -178,6 +188,7 @@ func (g *gateway) container() corev1.Container {
 		"--listen-port=" + strconv.Itoa(ListenPort),
 		"--health-port=" + strconv.Itoa(HealthPort),
 	}
+	ct.Args = append(ct.Args, g.datapathArgs()...)
 	ct.VolumeMounts = append(ct.VolumeMounts, corev1.VolumeMount{Name: keyVolume, MountPath: keyPath, ReadOnly: true},
 		corev1.VolumeMount{Name: presharedVolume, MountPath: presharedPath, ReadOnly: true})
 	return ct
@@ -195,7 +206,10 @@ func gatewayPod(c *candidate) finding {
 		if t.Name != c.Pod.Labels[v1alpha1.LabelTunnel] || t.Spec.Gateway == nil || role != v1alpha1.LabelRoleGateway {
 			continue
 		}
-		g := gateway{Config: c.Config, tunnel: t, name: tenant.GatewayName(t.Name)}
+		g, refused := c.Config.newGateway(t, Site{c.Namespace, c.UserNamespacesOn})
+		if refused != "" {
+			return finding{DatapathForbidden, refused}
+		}
 		if g.is(&c.Pod.Spec) {
 			c.tunnel = t
 			return finding{GatewayPod, fmt.Sprintf("the pod is a gateway of tunnel %s", t.Name)}
@@ -206,7 +220,7 @@ func gatewayPod(c *candidate) finding {
 }
 
 // is compares all that says what runs and what it can read. Resources may have been changed by other webhooks, and the API server adds
-// the account's token.
+// the account's token. A user namespace takes rights away and gives none.
 func (g *gateway) is(spec *corev1.PodSpec) bool {
 	if len(spec.Containers) != 1 || len(spec.InitContainers)+len(spec.EphemeralContainers) > 0 || spec.HostNetwork || spec.HostPID || spec.HostIPC {
 		return false

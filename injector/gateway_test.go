@@ -31,7 +31,7 @@ func testGateway() (*Config, *v1alpha1.TenantTunnel) {
 // TestGatewayObjects compares all of a gateway with testdata/gateway.yaml.
 func TestGatewayObjects(t *testing.T) {
 	c, tunnel := testGateway()
-	compareObjects(t, "testdata/gateway.yaml", c.Gateway(tunnel))
+	compareObjects(t, "testdata/gateway.yaml", c.Gateway(tunnel, testSite(Restricted)))
 }
 
 // compareObjects compares objects with a file of them.
@@ -63,7 +63,7 @@ func TestGatewayResources(t *testing.T) {
 	c, tunnel := testGateway()
 	memory := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("256Mi")}
 	tunnel.Spec.Gateway.Resources = &v1alpha1.GatewayResources{Limits: memory}
-	objects := c.Gateway(tunnel)
+	objects := c.Gateway(tunnel, testSite(Restricted))
 	got := objects[len(objects)-1].(*appsv1.Deployment).Spec.Template.Spec.Containers[0].Resources
 	if d := cmp.Diff(corev1.ResourceRequirements{Limits: memory}, got); d != "" {
 		t.Error(d)
@@ -73,7 +73,7 @@ func TestGatewayResources(t *testing.T) {
 func gatewayDeployment(t *testing.T) *appsv1.Deployment {
 	t.Helper()
 	c, tunnel := testGateway()
-	objects := c.Gateway(tunnel)
+	objects := c.Gateway(tunnel, testSite(Restricted))
 	d, ok := objects[len(objects)-1].(*appsv1.Deployment)
 	if !ok {
 		t.Fatalf("the last is %T", objects[len(objects)-1])
@@ -97,7 +97,7 @@ func TestGatewayIsRestricted(t *testing.T) {
 func TestGatewayRights(t *testing.T) {
 	c, tunnel := testGateway()
 	roles := 0
-	for _, o := range c.Gateway(tunnel) {
+	for _, o := range c.Gateway(tunnel, testSite(Restricted)) {
 		r, ok := o.(*rbacv1.Role)
 		if !ok {
 			continue

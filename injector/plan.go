@@ -95,6 +95,11 @@ func (c *candidate) resources() corev1.ResourceRequirements {
 	if c.Pod.Spec.Resources == nil {
 		r = *c.Config.Resources.DeepCopy()
 	}
+	return c.withDevice(r)
+}
+
+// withDevice adds the TUN device, where it is granted.
+func (c *candidate) withDevice(r corev1.ResourceRequirements) corev1.ResourceRequirements {
 	if c.grant.tun {
 		one := corev1.ResourceList{c.Config.TUNResource: resource.MustParse("1")}
 		r.Limits, r.Requests = with(r.Limits, one), with(r.Requests, one)
