@@ -40,15 +40,14 @@ const gatewayContainer = "gateway"
 
 // Gateway is everything that a tunnel's gateway consists of but the Secret with its key, the Deployment last: all in the tunnel's
 // namespace, owned by the tunnel, and to be applied as they are. A gateway's pods may change their one Lease and nothing else. There is
-// no disruption budget: the active pod alone is ready, so one would forbid to drain it, or nothing. Where GatewayRefused, there is no
-// Deployment.
+// no disruption budget: the active pod alone is ready, so one would forbid to drain it, or nothing. Where
+// GatewayRefused, it is nothing: what there is stays as it is.
 func (c *Config) Gateway(t *v1alpha1.TenantTunnel, at Site) []runtime.Object {
 	g, refused := c.newGateway(t, at)
-	objects := []runtime.Object{g.account(), g.lease(), g.role(), g.roleBinding(), g.service(), g.networkPolicy()}
 	if refused != "" {
-		return objects
+		return nil
 	}
-	return append(objects, g.deployment())
+	return []runtime.Object{g.account(), g.lease(), g.role(), g.roleBinding(), g.service(), g.networkPolicy(), g.deployment()}
 }
 
 // GatewayKey is the Secret of a gateway's key.

@@ -10,6 +10,9 @@ import (
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
+// LevelLabel is the label of a namespace that decides on what its gateways may have.
+const LevelLabel = enforceLabel
+
 // Site is where a gateway's pods are to be.
 type Site struct {
 	Namespace *corev1.Namespace

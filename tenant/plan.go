@@ -26,7 +26,9 @@ type Inputs struct {
 	Peers   []v1alpha1.TunnelPeer
 	// Services are the namespace's, where spec.egress names any.
 	Services []corev1.Service
-	Now      time.Time // the plan holds from then until NextExpiry of the peers
+	// GatewayRefused says why no pod of the tunnel's gateway may be made; empty: they may.
+	GatewayRefused string
+	Now            time.Time // the plan holds from then until NextExpiry of the peers
 }
 
 // DesiredMember is what a TunnelMember should say.

@@ -65,6 +65,8 @@ const (
 	ReasonInvalidPorts Reason = "InvalidPorts"
 	// ReasonGatewayNotReady: spec.gateway asks for one, and none of its pods is active.
 	ReasonGatewayNotReady Reason = "GatewayNotReady"
+	// ReasonGatewayDatapathForbidden: spec.gateway.datapath asks for what the namespace's Pod Security level forbids. No gateway pod is made.
+	ReasonGatewayDatapathForbidden Reason = "GatewayDatapathForbidden"
 	// ReasonApplyFailed: an object of the operator's could not be written.
 	ReasonApplyFailed Reason = "ApplyFailed"
 )
@@ -87,7 +89,7 @@ type Decision struct {
 
 // NeedsChange says whether a tunnel that is not ready stays so until somebody changes something.
 func (d Decision) NeedsChange() bool {
-	return d.Reason == ReasonPoolExhausted || d.Reason == ReasonDatapathUnavailable
+	return d.Reason == ReasonPoolExhausted || d.Reason == ReasonDatapathUnavailable || d.Reason == ReasonGatewayDatapathForbidden
 }
 
 // Accepted says whether the object is acted on.

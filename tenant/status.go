@@ -66,9 +66,7 @@ func tunnelStatus(in Inputs, kept []v1alpha1.TunnelMember, applied int, problems
 		s.Gateway = gatewayStatus(in.Tunnel, kept)
 		s.Gateway.Addresses = addressStrings(GatewayAddresses(in.Tunnel, kept))
 		s.Gateway.Egress = EgressPorts(in.Tunnel)
-		if s.IsReady() && s.Gateway.Active == "" {
-			s.Ready = Decision{ReasonGatewayNotReady, "no gateway pod is active"}
-		}
+		s.Ready = gatewayReadiness(s, in.GatewayRefused, kept)
 	}
 	return s
 }

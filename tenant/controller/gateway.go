@@ -41,11 +41,18 @@ func (r *gatewayReconciler) Reconcile(ctx context.Context, req reconcile.Request
 	if t.Spec.Gateway == nil {
 		return reconcile.Result{}, errors.Join(r.egress(ctx, t), r.remove(ctx, t))
 	}
+	at, err := siteOf(ctx, r.client, t)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if r.pods.GatewayRefused(t, at) != "" { // the tunnel's status says it; what runs goes on as it is
+		return reconcile.Result{RequeueAfter: gatewayResync}, r.egress(ctx, t)
+	}
 	if err := r.key(ctx, t); err != nil {
 		return reconcile.Result{}, err
 	}
 	var errs []error // one that is refused, a port that is taken, does not keep the others away
-	for _, o := range r.pods.Gateway(t) {
+	for _, o := range r.pods.Gateway(t, at) {
 		u, err := applyConfiguration(o)
 		if err == nil {
 			_, err = apply(ctx, r.client, u)
@@ -89,7 +96,7 @@ func (r *gatewayReconciler) remove(ctx context.Context, t *v1alpha1.TenantTunnel
 	objects := []client.Object{injector.GatewayKey(t, "")}
 	with := t.DeepCopy()
 	with.Spec.Gateway = &v1alpha1.Gateway{}
-	for _, o := range r.pods.Gateway(with) {
+	for _, o := range r.pods.Gateway(with, injector.Site{}) {
 		objects = append(objects, o.(client.Object)) //nolint:forcetypeassert // every kind of the API is one
 	}
 	var errs []error

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tenantwire/tenantwire/injector"
@@ -162,7 +163,7 @@ func TestGatewayRightsAreBounded(t *testing.T) {
 		tun := &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "main", UID: "11111111-1111-1111-1111-111111111111"},
 			Spec: v1alpha1.TenantTunnelSpec{Gateway: &v1alpha1.Gateway{Service: v1alpha1.GatewayService{Type: v1alpha1.GatewayClusterIP, Port: 51820}}}}
 		out := map[string]client.Object{"Secret": injector.GatewayKey(tun, "x")}
-		for _, o := range pods.Gateway(tun) {
+		for _, o := range pods.Gateway(tun, injector.Site{}) {
 			out[o.GetObjectKind().GroupVersionKind().Kind] = o.(client.Object)
 		}
 		return out
@@ -211,8 +212,15 @@ func TestGatewayRightsAreBounded(t *testing.T) {
 		"a second container": {"Deployment", pod(func(p *corev1.PodSpec) { p.Containers = append(p.Containers, corev1.Container{Name: "x", Image: "x"}) })},
 		"an init container":  {"Deployment", pod(func(p *corev1.PodSpec) { p.InitContainers = []corev1.Container{{Name: "x", Image: "x"}} })},
 		"the node's network": {"Deployment", pod(func(p *corev1.PodSpec) { p.HostNetwork = true })},
-		"a capability": {"Deployment", pod(func(p *corev1.PodSpec) {
+		"another capability": {"Deployment", pod(func(p *corev1.PodSpec) {
+			p.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"SYS_ADMIN"}
+		})},
+		"one capability more": {"Deployment", pod(func(p *corev1.PodSpec) {
+			p.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"NET_ADMIN", "NET_RAW"}
+		})},
+		"a capability that grows": {"Deployment", pod(func(p *corev1.PodSpec) {
 			p.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
+			p.Containers[0].SecurityContext.AllowPrivilegeEscalation = ptr.To(true)
 		})},
 		"no label":     {"Deployment", func(o client.Object) { o.SetLabels(nil) }},
 		"another name": {"Secret", func(o client.Object) { o.SetName("x") }},

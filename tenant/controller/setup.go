@@ -77,6 +77,7 @@ func setupTunnel(mgr ctrl.Manager, o Options, recorder events.EventRecorder) err
 		Watches(&v1alpha1.TunnelMember{}, enqueue(o.Debounce, tunnelOfMember)).
 		Watches(&v1alpha1.TunnelPeer{}, enqueue(o.Debounce, tunnelOfPeer), peerChanged).
 		Watches(&corev1.Service{}, egressTunnels(mgr.GetClient())).
+		Watches(&corev1.Namespace{}, tunnelsThere(mgr.GetClient()), levelChanged).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
 		Complete(&tunnelReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, memory: newMemory(o.Now), options: o})
 }
@@ -94,6 +95,7 @@ func setupGateway(mgr ctrl.Manager, o Options, recorder events.EventRecorder) er
 		Watches(&v1alpha1.TenantTunnel{}, enqueue(0, self), specOrEgressChanged).
 		Watches(&corev1.Service{}, egressTunnels(mgr.GetClient())).
 		Watches(&appsv1.Deployment{}, enqueue(o.Debounce, tunnelOfPod), specChanged).
+		Watches(&corev1.Namespace{}, tunnelsThere(mgr.GetClient()), levelChanged).
 		Complete(&gatewayReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, pods: &o.Pods})
 }
 

@@ -92,8 +92,15 @@ func (r *tunnelReconciler) gather(ctx context.Context, name types.NamespacedName
 		return in, fmt.Errorf("list the peers of namespace %s: %w", name.Namespace, err)
 	}
 	in.Pods, in.Peers, in.Now = pods.Items, peers.Items, r.memory.now()
-	in.Services, err = egressServices(ctx, r.client, in.Tunnel)
-	return in, err
+	if in.Services, err = egressServices(ctx, r.client, in.Tunnel); err != nil {
+		return in, err
+	}
+	at, err := siteOf(ctx, r.client, in.Tunnel)
+	if err != nil {
+		return in, err
+	}
+	in.GatewayRefused = r.options.Pods.GatewayRefused(in.Tunnel, at)
+	return in, nil
 }
 
 // getTunnel is the tunnel, nil when there is none.
