@@ -31,7 +31,12 @@ type sidecarProcess struct {
 
 func lookAtSidecar(t *testing.T, p *corev1.Pod) sidecarProcess {
 	t.Helper()
-	s := sidecarProcess{pid: kit.ContainerPID(t, p.Spec.NodeName, kit.SidecarStatus(p).ContainerID)}
+	return lookAtContainer(t, p, kit.SidecarStatus(p))
+}
+
+func lookAtContainer(t *testing.T, p *corev1.Pod, status *corev1.ContainerStatus) sidecarProcess {
+	t.Helper()
+	s := sidecarProcess{pid: kit.ContainerPID(t, p.Spec.NodeName, status.ContainerID)}
 	for line := range strings.Lines(kit.NodeExec(t, p.Spec.NodeName, "cat", fmt.Sprintf("/proc/%d/status", s.pid))) {
 		var err error
 		switch key, value, _ := strings.Cut(line, ":"); key {

@@ -1,0 +1,149 @@
+package e2e
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+	"github.com/tenantwire/tenantwire/test/kit"
+)
+
+// A gateway on TUN does what one on Netstack does, takeovers included: a laptop and members reach each other, the laptop reaches Services
+// with and without members behind them at their own ports and no other, and a pod without a sidecar the laptop by an egress Service. A
+// peer that claims the API server and another pod for its routes takes neither from the gateway.
+func TestGatewayTUN(t *testing.T) {
+	t.Parallel()
+	cluster.NeedTUN(t)
+	laptop := kit.NewLaptop(t)
+	n := cluster.Namespace(t, kit.PodSecurity("privileged"))
+	const chosen = "10.77.0.50"
+	n.Tunnel("main", kit.Exposing("web", "plain"), withIPv4("10.77.0.0/24"), datapath(v1alpha1.DatapathNetstack), func(s *v1alpha1.TenantTunnelSpec) {
+		s.Gateway = &v1alpha1.Gateway{Replicas: 2, Datapath: v1alpha1.DatapathTUN, Service: v1alpha1.GatewayService{Type: v1alpha1.GatewayNodePort}}
+		s.Egress = []v1alpha1.EgressHost{{Host: "laptop.internal", Address: chosen, Service: "laptop", Ports: []v1alpha1.Port{{Port: 8080}}}}
+	})
+	web, inside, plain := kit.Pod("web", "serve", "http=:8082", "udp-echo=:5353"), kit.Pod("client", "serve", "http=:8081"), kit.Pod("plain", "serve", "http=:8083")
+	kit.Declare(&web.Spec, "8082", "5353/UDP")
+	plain.Annotations = map[string]string{v1alpha1.AnnotationInject: "false"}
+	n.Create(kit.Service("web", "80:8082", "53:5353/udp"), kit.Service("plain", "81:8083"), web, inside, plain)
+	n.WaitReady("web", "client", "plain")
+	first, _ := activeGateway(n, "")
+	g := gatewayOnTUN{t, n, laptop}
+	g.isOnTUN(first)
+
+	var api corev1.Service
+	if err := n.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &api); err != nil {
+		t.Fatal(err)
+	}
+	n.Create(&v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Name: "greedy"}, Spec: v1alpha1.TunnelPeerSpec{
+		Tunnel: "main", PublicKey: key.NewPrivate().Public().String(), Routes: []string{api.Spec.ClusterIP + "/32", podIP(n, "plain") + "/32"}}})
+	kubectlTenantwire(n, "peer", "add", "laptop", "--address", chosen, "--file", laptop.Config())
+	laptop.Up()
+	laptop.Start("workload", "serve", "http=:8080")
+	g.works()
+	g.isShut()
+
+	asker := n.StartRequests("asker", 20*time.Millisecond, "http://laptop.internal:8080")
+	for _, c := range []struct {
+		how   string
+		grace int64
+	}{{"told to end", 10}, {"killed", 0}} {
+		asker.WaitMore(20)
+		began := time.Now()
+		n.Remove(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: first}}, &client.DeleteOptions{GracePeriodSeconds: ptr.To(c.grace)})
+		next, _ := activeGateway(n, first)
+		asker.WaitMore(20)
+		seen, err := asker.Seen()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s was %s: %s active and answers there after %s; %d requests failed so far, at most %s between two",
+			first, c.how, next, time.Since(began).Round(100*time.Millisecond), len(seen.Failed), seen.MaxGap.Round(time.Millisecond))
+		first = next
+		g.isOnTUN(first)
+		g.works()
+	}
+}
+
+// gatewayOnTUN is what the test asks again after each takeover.
+type gatewayOnTUN struct {
+	t      *testing.T
+	n      *kit.Namespace
+	laptop *kit.Laptop
+}
+
+// isOnTUN looks at the active pod: it has an interface, NET_ADMIN and nothing else, and is not root.
+func (g *gatewayOnTUN) isOnTUN(pod string) {
+	g.t.Helper()
+	var p corev1.Pod
+	g.n.Read(pod, &p)
+	s := lookAtContainer(g.t, &p, &p.Status.ContainerStatuses[0])
+	if s.effective != netAdmin || s.bounds != netAdmin || s.uid == 0 || !strings.Contains(s.interfaces, "wg0:") {
+		g.t.Errorf("the gateway: %+v", s)
+	}
+	if m := g.n.Member(pod); m.Status.Datapath != v1alpha1.DatapathTUN || m.Status.DatapathReason != "TUN was asked for" {
+		g.t.Errorf("its status: %+v", m.Status)
+	}
+}
+
+// eventually asks until the answer is the host's.
+func (g *gatewayOnTUN) eventually(what, host string, ask func() kit.Result) {
+	g.t.Helper()
+	kit.Eventually(g.t, kit.Deadline, what, func() error {
+		r := ask()
+		if h, err := kit.ParseHello(r.Stdout); err != nil || host != "" && h.Host != host {
+			return errorf("%s (%w)", r, err)
+		}
+		return nil
+	})
+}
+
+func (g *gatewayOnTUN) works() {
+	g.t.Helper()
+	fromLaptop := func(host, port string) func() kit.Result {
+		return func() kit.Result {
+			return g.laptop.Run("workload", "get", "-timeout", "3s", "http://"+net.JoinHostPort(host, port))
+		}
+	}
+	g.eventually("the laptop reaches a member", "web", fromLaptop(memberIPv4(g.n.Member("web")), "8082"))
+	g.eventually("the laptop reaches a Service of members", "web", fromLaptop(serviceAddress(g.n, "web"), "80"))
+	g.eventually("the laptop reaches a Service of pods without a sidecar", "plain", fromLaptop(serviceAddress(g.n, "plain"), "81"))
+	kit.Eventually(g.t, kit.Deadline, "echoes of a Service", func() error {
+		if r := g.laptop.Run("workload", "udp-ping", "-interval", "20ms", "-duration", "500ms", serviceAddress(g.n, "web")+":53"); r.Code != 0 {
+			return errorf("%s", r)
+		}
+		return nil
+	})
+	fromPod := func(pod, url string) func() kit.Result {
+		return func() kit.Result { return g.n.Exec(pod, kit.AppContainer, "get", "-timeout", "3s", url) }
+	}
+	g.eventually("a member reaches the laptop", "", fromPod("client", "http://laptop.internal:8080"))
+	g.eventually("a pod without a sidecar reaches the laptop", "", fromPod("plain", "http://laptop:8080"))
+}
+
+// isShut expects to be refused wherever nothing is answered for, as if nobody listened there.
+func (g *gatewayOnTUN) isShut() {
+	g.t.Helper()
+	var tt v1alpha1.TenantTunnel
+	g.n.Read("main", &tt)
+	own, at := tt.Status.Gateway.Addresses[0], serviceAddress(g.n, "web")
+	if r := g.laptop.Run("workload", "lookup", "-server", own+":53", "web.main.tunnel."); !strings.Contains(r.Stdout, at) {
+		g.t.Errorf("the gateway does not answer for names: %s", r)
+	}
+	for what, to := range map[string]string{
+		"a target port at a Service's address": at + ":8082", "another Service's port at a Service's address": at + ":81",
+		"a Service's port at the gateway's address": own + ":80", "the gateway's health port": own + ":51821",
+		"the health port at a Service's address": at + ":51821", "the name server's port at a Service's address": at + ":53",
+	} {
+		if r := g.laptop.Run("workload", "get", "-timeout", "2s", "http://"+to); r.Code == 0 || !refused(r) {
+			g.t.Errorf("%s: %s, want a refusal", what, r)
+		}
+	}
+}
