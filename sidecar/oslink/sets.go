@@ -20,11 +20,15 @@ type doorKind struct {
 
 var doorKinds = []doorKind{{unix.IPPROTO_TCP, true}, {unix.IPPROTO_TCP, false}, {unix.IPPROTO_UDP, true}, {unix.IPPROTO_UDP, false}}
 
+// mostAddresses is how many an interface can have of each family. With a bound the kernel takes a hash of fixed size, which costs each
+// packet that is not the tunnel's least.
+const mostAddresses = 512
+
 // addSets makes the sets, empty, in the transaction that makes the table.
 func (p *policy) addSets() error {
 	p.own, p.doorAt = map[bool]*nftables.Set{}, map[doorKind]*nftables.Set{}
 	for four, kind := range map[bool]nftables.SetDatatype{true: nftables.TypeIPAddr, false: nftables.TypeIP6Addr} {
-		p.own[four] = &nftables.Set{Table: p.table, Name: "own" + family(four), KeyType: kind}
+		p.own[four] = &nftables.Set{Table: p.table, Name: "own" + family(four), KeyType: kind, Size: mostAddresses}
 		if err := p.nft.AddSet(p.own[four], nil); err != nil {
 			return err
 		}
@@ -59,6 +63,9 @@ func (p *policy) setOwn(own []netip.Addr) error {
 		elements[a.Is4()] = append(elements[a.Is4()], nftables.SetElement{Key: a.AsSlice()})
 	}
 	for four, s := range p.own {
+		if n := len(elements[four]); n > mostAddresses {
+			return fmt.Errorf("%d addresses of IPv%s: want at most %d", n, family(four), mostAddresses)
+		}
 		if err := p.fill(s, elements[four]); err != nil {
 			return fmt.Errorf("set addresses in nftables: %w", err)
 		}
