@@ -174,11 +174,13 @@ func newMember(o Options) (*member, error) {
 	plane.standby, plane.maySend, plane.prepared = o.Active != nil, o.MaySend, o.Prepared
 	plane.apart = o.Relays // peers' routes may lead over what a gateway needs itself, the API server and other pods
 	plane.preshared, plane.dns, plane.podIP = presharedKeys(o.PresharedKeys), o.DNS, o.PodIP
-	return &member{
+	m := &member{
 		Options: o, store: store, public: private.Public(),
 		silence: 3 * wire.HeartbeatInterval, patience: 10 * time.Second, reports: make(chan struct{}, 1),
 		plane: plane, client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
-	}, nil
+	}
+	plane.diagnosis = m.serveDiagnosis
+	return m, nil
 }
 
 func (o *Options) privateKey(s *store) (key.Private, error) {

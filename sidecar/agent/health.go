@@ -39,6 +39,9 @@ func listenHealth(addr string, p *plane) (*health, error) {
 	})
 	mux.HandleFunc("GET "+wire.DevicePath, p.serveDevice)
 	mux.Handle("GET /metrics", p.serveMetrics())
+	if p.diagnosis != nil {
+		mux.HandleFunc("GET "+wire.DiagnosePath, p.diagnosis)
+	}
 	h := &health{done: make(chan struct{}), server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}}
 	go func() {

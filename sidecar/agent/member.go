@@ -28,6 +28,8 @@ type member struct {
 	end      func(error)   // of a process that takes turns with others; nil: it goes on, and may be a member again
 	reports  chan struct{} // capacity 1: the state to report may have changed
 
+	diagnosing sync.Mutex // held by the diagnosis that is under way
+
 	mu       sync.Mutex // guards what follows, for the proxies
 	config   wire.Config
 	revision string // of config; empty: none

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"reflect"
 	"sync"
@@ -65,6 +66,7 @@ type plane struct {
 	admission  atomic.Pointer[desired] // what the relay asks, from its own goroutines
 	endpoints  *endpoint.Resolver
 	resolver   *resolve.Resolver // of names that sites answer for
+	diagnosis  http.HandlerFunc  // nil: none is made
 
 	mu       sync.Mutex // guards what follows
 	standby  bool       // another process carries: nothing is opened
