@@ -19,9 +19,11 @@ import (
 )
 
 // asks has the member make a diagnosis.
-func (l *lab) asks(query string) (*wire.Diagnosis, error) {
+func (l *lab) asks(query string) (*wire.Diagnosis, error) { return asksAt(l.opts.HealthAddr, query) }
+
+func asksAt(health, query string) (*wire.Diagnosis, error) {
 	h := http.Client{Timeout: wire.DiagnosisTime + 10*time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	res, err := h.Get("http://" + l.opts.HealthAddr + wire.DiagnosePath + "?" + query)
+	res, err := h.Get("http://" + health + wire.DiagnosePath + "?" + query)
 	if err != nil {
 		return nil, err
 	}
@@ -157,23 +159,22 @@ func TestDiagnosisIsGuarded(t *testing.T) {
 	port := freePort(t, "tcp")
 	l.opts.HealthAddr = fmt.Sprintf(":%d", port)
 	l.start(t)
-	l.opts.HealthAddr = fmt.Sprintf("127.0.0.2:%d", port)
 	eventually(t, "listens", func() error {
-		if _, err := l.asks(""); !errors.Is(err, errRefused) {
+		if _, err := asksAt(fmt.Sprintf("127.0.0.2:%d", port), ""); !errors.Is(err, errRefused) {
 			return fmt.Errorf("another address: %w", err)
 		}
 		return nil
 	})
-	l.opts.HealthAddr = fmt.Sprintf("127.0.0.1:%d", port)
-	if d, err := l.asks(""); err != nil || d.Up {
+	own := fmt.Sprintf("127.0.0.1:%d", port)
+	if d, err := asksAt(own, ""); err != nil || d.Up {
 		t.Errorf("%+v %v", d, err)
 	}
 	for _, q := range []string{"to=web:0", "to=web:http", "to=a%20b", "from=x", "from=fe80::1%25eth0", "to=" + strings.Repeat("x", 300)} {
-		if _, err := l.asks(q); !errors.Is(err, errRefused) {
+		if _, err := asksAt(own, q); !errors.Is(err, errRefused) {
 			t.Errorf("%s: %v", q, err)
 		}
 	}
-	if d, err := l.asks("to=web"); err != nil || d.To == nil || d.To.Why == "" {
+	if d, err := asksAt(own, "to=web"); err != nil || d.To == nil || d.To.Why == "" {
 		t.Errorf("without a configuration: %+v %v", d, err)
 	}
 	l.stop(t)
