@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
-	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
@@ -210,18 +209,45 @@ func (p *Path) unreached(say found, object string, t *wire.DiagnosedTarget, far 
 		say("KeyMismatch", "pod "+p.Namespace+"/"+far.Pod, "others were told another key than the pod has: none of them can reach it", fmt.Sprintf("its sidecar has %s, the near end %s", far.After.PublicKey, t.PublicKey), fmt.Sprintf("kubectl -n %s delete pod %s", p.Namespace, far.Pod))
 	case far != nil && far.Is != nil && find(far.Is, own.String()) == nil:
 		say("PeerUnknownThere", object, "the far end does not know the near end's key, and does not answer it", "its device has no peer "+own.String(), p.logs(far.Pod))
-	case far != nil && far.Is != nil && p.hadHandshake(t):
-		p.dataLost(say, object, t, far)
-	case p.hadHandshake(t):
+	case far != nil && far.Was != nil && far.Is != nil:
+		p.between(say, object, t, far)
+	case p.hadHandshake(t) && received > 0:
 		say("DataLost", object, "handshakes work, and nothing else comes back: the far end's AllowedIPs lack the near end's addresses, it has no way back, or its firewall drops it", evidence+"; the last handshake is fresh",
 			"at the far end: wg show; AllowedIPs have to hold "+prefixes(p.Near.Addresses))
-	case far != nil && far.Endpoint != "" && t.Endpoint.String() != far.Endpoint:
-		say("EndpointMoved", p.pod(), fmt.Sprintf("the pod sends to where %s is not any more, or to what a NAT has forgotten", far.Pod), fmt.Sprintf("its device has %s, the TunnelMember %s", t.Endpoint, far.Endpoint), fmt.Sprintf("kubectl -n %s delete pod %s", p.Namespace, p.From))
-	case arrived(far, own) && received == 0:
-		say("AnswersBlocked", object, "what the near end sends arrives, and what the far end answers does not: UDP is blocked, or translated, on the way back", evidence+"; the far end received some of it", p.udpFix(p.From))
 	default:
-		say("UDPBlocked", object, "what the near end sends does not arrive: UDP is blocked on the way (a NetworkPolicy, a firewall, a NAT that has forgotten), or the far end is away", evidence, p.udpFix(podOf(far)))
+		say("UDPBlocked", object, "nothing comes back: UDP is blocked on the way (a firewall, a NAT that has forgotten), or the far end is away or has another key", evidence, p.udpFix(podOf(far)))
 	}
+}
+
+// between is for two ends that both say what they sent and received meanwhile.
+func (p *Path) between(say found, object string, t *wire.DiagnosedTarget, far *End) {
+	own := p.Near.PublicKey.String()
+	was, is := find(far.Was, own), find(far.Is, own)
+	if was == nil {
+		was = &wire.DevicePeer{}
+	}
+	arrived, answered, received := is.RxBytes-was.RxBytes, is.TxBytes-was.TxBytes, t.After.RxBytes-t.Before.RxBytes
+	evidence := fmt.Sprintf("%d bytes were sent to %s and %d arrived; %d were answered and %d came back", t.After.TxBytes-t.Before.TxBytes, t.Endpoint, arrived, answered, received)
+	lacks := lacking(is.AllowedIPs, addressesOf(p.Near.Addresses))
+	switch {
+	case arrived > 0 && len(lacks) > 0:
+		say("AllowedIPsMissing", object, "the far end drops what the near end sends: it does not take its addresses for its own", fmt.Sprintf("its AllowedIPs for the near end lack %s; %s", few(lacks), evidence), p.logs(far.Pod))
+	case arrived > 0 && answered > 0 && received == 0:
+		say("AnswersBlocked", object, "what the near end sends arrives, and what the far end answers does not: UDP is blocked, or translated, on the way back", evidence, p.udpFix(p.From))
+	case arrived > 0:
+		say("DataLost", object, "encrypted packets arrive, and what is in them does not", evidence+"; dropped at the far end meanwhile: "+grown(far.Before, far.After, dropped), p.logs(far.Pod)+"; its metric tenantwire_datapath_dropped_total says why")
+	case far.Endpoint != "" && t.Endpoint.String() != far.Endpoint:
+		say("EndpointMoved", p.pod(), fmt.Sprintf("the pod sends to where %s is not any more, or to what a NAT has forgotten", far.Pod), fmt.Sprintf("its device has %s, the TunnelMember %s", t.Endpoint, far.Endpoint), fmt.Sprintf("kubectl -n %s delete pod %s", p.Namespace, p.From))
+	default:
+		say("UDPBlocked", object, "what the near end sends does not arrive: UDP is blocked on the way, by a NetworkPolicy or a firewall, or a NAT has forgotten", evidence, p.udpFix(far.Pod))
+	}
+}
+
+func addressesOf(prefixes []netip.Prefix) (out []string) {
+	for _, p := range prefixes {
+		out = append(out, p.Addr().String())
+	}
+	return out
 }
 
 func podOf(far *End) string {
@@ -241,29 +267,6 @@ func (p *Path) udpFix(receiver string) string {
 		fix += "; what the kernel drops it says in the node's log: echo module wireguard +p > /sys/kernel/debug/dynamic_debug/control; dmesg | grep wireguard"
 	}
 	return fix
-}
-
-// arrived says whether the far end received anything of a key between the two looks.
-func arrived(far *End, k key.Public) bool {
-	if far == nil || far.Was == nil || far.Is == nil {
-		return false
-	}
-	was, is := find(far.Was, k.String()), find(far.Is, k.String())
-	return is != nil && (was == nil || is.RxBytes > was.RxBytes)
-}
-
-// dataLost is for a session that carries nothing.
-func (p *Path) dataLost(say found, object string, t *wire.DiagnosedTarget, far *End) {
-	back := find(far.Is, p.Near.PublicKey.String())
-	var own []string
-	for _, a := range p.Near.Addresses {
-		own = append(own, a.Addr().String())
-	}
-	if lacks := lacking(back.AllowedIPs, own); len(lacks) > 0 {
-		say("AllowedIPsMissing", object, "handshakes work, and the far end drops what the near end sends: it does not take its addresses for its own", fmt.Sprintf("its AllowedIPs for the near end lack %s", few(lacks)), p.logs(far.Pod))
-		return
-	}
-	say("DataLost", object, "handshakes work, and nothing else gets through", "dropped at the far end meanwhile: "+grown(far.Before, far.After, dropped), p.logs(far.Pod)+"; its metric tenantwire_datapath_dropped_total says why")
 }
 
 // connection is for a target that packets reach.
