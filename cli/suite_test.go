@@ -29,6 +29,7 @@ import (
 var cluster struct {
 	admin      client.Client
 	kubeconfig string
+	adminsOwn  string // kubeconfig of somebody with all rights
 }
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -50,7 +51,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = env.Stop() }()
-	cluster.kubeconfig = filepath.Join(dir, "kubeconfig")
+	cluster.kubeconfig, cluster.adminsOwn = filepath.Join(dir, "kubeconfig"), filepath.Join(dir, "admin")
 	if err := prepare(env, cfg); err != nil {
 		fmt.Fprintln(os.Stderr, "prepare the API server:", err)
 		return 1
@@ -81,15 +82,22 @@ func prepare(env *envtest.Environment, cfg *rest.Config) error {
 			return err
 		}
 	}
-	u, err := env.AddUser(envtest.User{Name: "tenant", Groups: []string{"system:authenticated"}}, nil)
-	if err != nil {
-		return err
+	for path, user := range map[string]envtest.User{
+		cluster.kubeconfig: {Name: "tenant", Groups: []string{"system:authenticated"}}, cluster.adminsOwn: {Name: "root", Groups: []string{"system:masters"}},
+	} {
+		u, err := env.AddUser(user, nil)
+		if err != nil {
+			return err
+		}
+		b, err := u.KubeConfig()
+		if err == nil {
+			err = os.WriteFile(path, b, 0o600)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	b, err := u.KubeConfig()
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(cluster.kubeconfig, b, 0o600)
+	return nil
 }
 
 // bench is a namespace of a test's own.
