@@ -5,7 +5,10 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // soon is how long before its end a certificate is spoken of: the operator renews it 90 days before.
@@ -58,8 +61,16 @@ func leafOf(f *Facts) *x509.Certificate {
 	return c
 }
 
+// external says whether somebody else makes the certificate: then it is in no Secret that is known here.
+func (f *Facts) external() bool {
+	if f.Operator == nil {
+		return false
+	}
+	return slices.ContainsFunc(f.Operator.Spec.Template.Spec.Containers, func(c corev1.Container) bool { return slices.Contains(c.Args, "--cert-source=external") })
+}
+
 func certificateMissing(f *Facts) []Finding {
-	if leafOf(f) != nil {
+	if leafOf(f) != nil || f.external() {
 		return nil
 	}
 	evidence := "there is no such Secret"
