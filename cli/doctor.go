@@ -102,6 +102,9 @@ func (cs *commands) examine(ctx context.Context, e examination) error {
 	if err != nil {
 		return fmt.Errorf("find out what is wrong: %w", err)
 	}
+	if len(facts.Tunnels) == 0 {
+		cs.say("no tunnels found%s", inNamespace(n.name))
+	}
 	facts.TellTime(serverTime(ctx, n.rest))
 	pods := &podAsker{n: n, conns: map[doctor.PodID]*pod{}}
 	defer pods.close()

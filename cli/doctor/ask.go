@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -134,7 +135,8 @@ func (f *Facts) worthAsking() (ids []PodID) {
 // Walk has both ends of a way say what they see. An error says that one of them does not exist.
 func (f *Facts) Walk(ctx context.Context, a Asker, from, to string, progress func(string)) (*Path, error) {
 	p := &Path{Namespace: f.Namespace, From: from, To: to}
-	if f.member(f.Namespace, from) == nil {
+	own := f.member(f.Namespace, from)
+	if own == nil {
 		for i := range f.Peers {
 			if f.Peers[i].Name == from && f.Peers[i].Namespace == f.Namespace {
 				return p, f.walkPeer(ctx, a, p, &f.Peers[i], progress)
@@ -142,6 +144,7 @@ func (f *Facts) Walk(ctx context.Context, a Asker, from, to string, progress fun
 		}
 		return nil, f.notThere(from)
 	}
+	p.Tunnel = own.Spec.Tunnel
 	near := PodID{f.Namespace, from}
 	target := f.resolve(to)
 	progress("asking the sidecars at both ends what they see")
@@ -210,7 +213,7 @@ func (f *Facts) isCarried(name string) bool {
 // farEnds are the members that a name may lead to: those behind the Service, or the one that is named or has the address.
 func (f *Facts) farEnds(to string) (out []*v1alpha1.TunnelMember) {
 	host, _ := split(to)
-	service, _, _ := cutDot(host)
+	service, _, _ := strings.Cut(host, ".")
 	for _, p := range f.podsBehind(f.Namespace, service) {
 		if m := f.member(p.Namespace, p.Name); m != nil && len(out) < maxFarEnds {
 			out = append(out, m)
@@ -223,15 +226,6 @@ func (f *Facts) farEnds(to string) (out []*v1alpha1.TunnelMember) {
 		}
 	}
 	return out
-}
-
-func cutDot(s string) (before, after string, found bool) {
-	for i := range len(s) {
-		if s[i] == '.' {
-			return s[:i], s[i+1:], true
-		}
-	}
-	return s, "", false
 }
 
 func (f *Facts) endOf(m *v1alpha1.TunnelMember) End {
@@ -294,7 +288,7 @@ func (f *Facts) walkPeer(ctx context.Context, a Asker, p *Path, peer *v1alpha1.T
 func (f *Facts) targetPort(to string) uint16 {
 	host, port := split(to)
 	n, _ := strconv.ParseUint(port, 10, 16)
-	service, _, _ := cutDot(host)
+	service, _, _ := strings.Cut(host, ".")
 	s := f.service(f.Namespace, service)
 	if s == nil {
 		return uint16(n)

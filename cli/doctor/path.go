@@ -14,6 +14,7 @@ import (
 // Path is the way from a pod, or from an outside peer, to where a name leads, as sidecars at both ends see it.
 type Path struct {
 	Namespace, From, To string
+	Tunnel              string
 
 	Near *wire.Diagnosis // what the pod's sidecar says; nil: From is a peer, or Why
 	Why  string          // the pod's sidecar says nothing
@@ -163,9 +164,17 @@ func (p *Path) target(say found, t *wire.DiagnosedTarget) {
 	case lost > 0 && largest > 0:
 		say("MTUBlackHole", object, fmt.Sprintf("packets larger than %d bytes get lost on the way: small requests work, and downloads hang", largest),
 			fmt.Sprintf("an echo of %d bytes was answered, none of %d; the MTU in use is %d", largest, lost, p.Near.MTU),
-			fmt.Sprintf(`kubectl -n %s patch tt TUNNEL --type=merge -p '{"spec":{"mtu":%d}}'; or have the path say what it cannot carry (ICMP)`, p.Namespace, max(largest, wire.MinMTU)))
+			p.mtuFix(largest))
 	}
 	p.connection(say, object, t, far)
+}
+
+// mtuFix is a tunnel's MTU that fits, if there is one.
+func (p *Path) mtuFix(largest int) string {
+	if largest < wire.MinMTU {
+		return fmt.Sprintf("have the path carry more: no tunnel has an MTU below %d", wire.MinMTU)
+	}
+	return fmt.Sprintf(`kubectl -n %s patch tt %s --type=merge -p '{"spec":{"mtu":%d}}'; or have the path say what it cannot carry (ICMP)`, p.Namespace, p.Tunnel, largest)
 }
 
 func btoi(b bool) int {
