@@ -45,6 +45,7 @@ type Network struct {
 	hubGrants []wire.Grant     // of gateways
 	lookups   *wire.Lookups    // of everybody
 	limits    limits
+	debug     *wire.Debug // of everybody
 }
 
 // member is a TunnelMember, parsed.
@@ -87,6 +88,7 @@ func NewNetwork(s State) *Network {
 	outside := outsidePeers(accepted)
 	n.lookups = lookups(s.Tunnel, accepted)
 	n.limits = peerLimits(s.Tunnel.Spec.Gateway)
+	n.debug = debug(s.Tunnel.Spec.Debug)
 	for _, a := range GatewayAddresses(s.Tunnel, s.Members) {
 		n.shared = append(n.shared, hostPrefix(a))
 	}
@@ -190,7 +192,8 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 	}
 	if m.gateway {
 		return wire.Config{Interface: wire.Interface{Addresses: n.gatewayInterface(m), MTU: n.mtu, Hub: true}, Peers: clip(n.hubPeers), Zone: n.zone,
-			Relays: clip(n.relays), Clients: clip(n.clients), Published: clip(n.published), Grants: clip(n.hubGrants), Lookups: n.lookups, Limits: n.limits.gateway}, true
+			Relays: clip(n.relays), Clients: clip(n.clients), Published: clip(n.published), Grants: clip(n.hubGrants), Lookups: n.lookups, Limits: n.limits.gateway,
+			Debug: n.debug}, true
 	}
 	return wire.Config{
 		Interface: wire.Interface{Addresses: m.addresses, MTU: n.mtu},
@@ -201,6 +204,7 @@ func (n *Network) Config(name string) (cfg wire.Config, ok bool) {
 		Grants:    m.grants,
 		Lookups:   n.lookups,
 		Limits:    n.limits.members,
+		Debug:     n.debug,
 	}, true
 }
 

@@ -74,6 +74,7 @@ func (s source) state() State {
 	t.Spec.DNS = s.dns()
 	t.Spec.Gateway = pick(s, nil, &v1alpha1.Gateway{}, &v1alpha1.Gateway{Limits: s.limits()})
 	t.Spec.Policy = s.policy()
+	t.Spec.Debug = pick(s, nil, &v1alpha1.Debug{}, &v1alpha1.Debug{Capture: v1alpha1.DebugAllowed}, &v1alpha1.Debug{Bench: v1alpha1.DebugAllowed})
 	if s.Intn(2) == 0 {
 		mtu := int32(1280 + s.Intn(7000))
 		t.Spec.MTU = &mtu

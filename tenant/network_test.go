@@ -135,6 +135,9 @@ func text(t *testing.T, c wire.Config) []byte {
 	if c.Limits != nil {
 		line("limits", c.Limits)
 	}
+	if c.Debug != nil {
+		line("debug", c.Debug)
+	}
 	for _, p := range c.Peers {
 		line("peer", p)
 	}

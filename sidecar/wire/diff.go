@@ -68,6 +68,7 @@ func Diff(from, to Config) Delta {
 	d.Limits = diffLimits(from.Limits, to.Limits)
 	d.diffRelays(from, to)
 	d.Lookups = diffLookups(from.Lookups, to.Lookups)
+	d.Debug = diffDebug(from.Debug, to.Debug)
 	d.diffPublished(from, to)
 	return d
 }
@@ -104,7 +105,7 @@ func merge[T any](a, b []T, compare func(T, T) int, upsert, remove func(T)) {
 func (d Delta) IsEmpty() bool {
 	return d.Interface == nil && len(d.UpsertPeers) == 0 && len(d.RemovePeers) == 0 &&
 		len(d.UpsertServices) == 0 && len(d.RemoveServices) == 0 && d.Inbound == nil && d.Granted == nil && d.Zone == nil && d.Limits == nil &&
-		d.keepsRelays() && d.keepsGrants() && d.Lookups == nil && d.keepsPublished()
+		d.keepsRelays() && d.keepsGrants() && d.Lookups == nil && d.Debug == nil && d.keepsPublished()
 }
 
 // Apply returns the configuration that the delta leads to. The receiver is not changed. The result is validated, so that a
@@ -152,6 +153,7 @@ func (c Config) Apply(d Delta) (Config, error) {
 		return Config{}, err
 	}
 	out.applyLookups(c, d)
+	out.Debug = d.Debug.applied(c.Debug)
 	out.Sort()
 	return out, out.Validate()
 }

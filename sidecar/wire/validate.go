@@ -59,6 +59,9 @@ func (c Config) Validate() error {
 	if err := c.Limits.validate(); err != nil {
 		return err
 	}
+	if err := c.Debug.validate(); err != nil {
+		return err
+	}
 	if err := c.validateRelays(); err != nil {
 		return err
 	}

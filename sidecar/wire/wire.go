@@ -62,6 +62,8 @@ type Report struct {
 	// DatapathUnavailable: the member does not run, since the datapath that was asked for cannot be had where it is. It comes before,
 	// or instead of, a registration.
 	DatapathUnavailable bool `json:"datapathUnavailable,omitempty"`
+	// Debug is for an Event: what began of what Config.Debug allows, in at most 512 bytes; empty: nothing.
+	Debug string `json:"debug,omitempty"`
 }
 
 // PeerReport is what the active pod of a gateway says of outside peers of which something changed.
@@ -126,6 +128,7 @@ type Config struct {
 	Published []Published `json:"published,omitempty"`
 
 	Lookups *Lookups `json:"lookups,omitempty"` // nil: no name is looked up
+	Debug   *Debug   `json:"debug,omitempty"`   // nil: it allows nothing
 }
 
 // Interface is the member's own end.
@@ -213,6 +216,7 @@ type Delta struct {
 	AddClients    []netip.Addr   `json:"addClients,omitempty"`
 	RemoveClients []netip.Addr   `json:"removeClients,omitempty"`
 	Lookups       *Lookups       `json:"lookups,omitempty"` // replaces all of it; an empty one removes it
+	Debug         *Debug         `json:"debug,omitempty"`   // replaces all of it; one that allows nothing removes it
 
 	UpsertPublished []Published `json:"upsertPublished,omitempty"`
 	RemovePublished []ServiceID `json:"removePublished,omitempty"`

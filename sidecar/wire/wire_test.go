@@ -94,6 +94,7 @@ func (g generator) config() Config {
 	}
 	g.lookups(&c)
 	g.limits(&c)
+	g.debug(&c)
 	c.Sort()
 	return c
 }

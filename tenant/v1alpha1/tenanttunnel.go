@@ -95,6 +95,10 @@ type TenantTunnelSpec struct {
 	// policy says which TunnelPeers reach which Services of expose. Left out, every accepted peer reaches all of them.
 	// +optional
 	Policy *Policy `json:"policy,omitempty"`
+
+	// debug says what the tunnel's pods do for those who may forward a port of them. Left out, nothing of it.
+	// +optional
+	Debug *Debug `json:"debug,omitempty"`
 	// mtu is the MTU inside the tunnel in bytes. Left out, each member derives it from the path to its peers.
 	// +kubebuilder:validation:Minimum=1280
 	// +kubebuilder:validation:Maximum=8920
