@@ -39,6 +39,7 @@ var (
 	_ datapath.Datapath = (*Device)(nil)
 	_ datapath.Limiter  = (*Device)(nil)
 	_ datapath.Grouper  = (*Device)(nil)
+	_ datapath.Tapper   = (*Device)(nil)
 )
 
 // goodbye is how long Close lets the resets of open connections leave.

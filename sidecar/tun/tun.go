@@ -55,6 +55,7 @@ var (
 	_ datapath.Gate     = (*Device)(nil)
 	_ datapath.Limiter  = (*Device)(nil)
 	_ datapath.Grouper  = (*Device)(nil)
+	_ datapath.Tapper   = (*Device)(nil)
 )
 
 // Open brings an interface up without peers.

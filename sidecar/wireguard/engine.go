@@ -68,8 +68,9 @@ type Engine struct {
 	loaded  atomic.Int64 // instant until which cookies are asked for
 	senders senders
 	limiter func() *ratelimiter.Ratelimiter
-	hub     atomic.Pointer[hub]    // nil: nothing is passed on
-	limits  atomic.Pointer[limits] // nil: peers may take what they can
+	hub     atomic.Pointer[hub]      // nil: nothing is passed on
+	limits  atomic.Pointer[limits]   // nil: peers may take what they can
+	tap     atomic.Pointer[onlooker] // nil: nobody is shown packets
 	count   counters
 	holders holders
 

@@ -40,13 +40,14 @@ type receiver struct {
 	src   netip.Addr // that was looked up last
 	owner *peer
 
-	hub     *hub // nil: nothing is passed on
+	hub     *hub      // nil: nothing is passed on
+	tap     *onlooker // nil: nobody is shown packets
 	transit transit
 }
 
 // take works through a message.
 func (r *receiver) take(m *message) {
-	r.now, r.hub = r.engine.now(), r.engine.hub.Load()
+	r.now, r.hub, r.tap = r.engine.now(), r.engine.hub.Load(), r.engine.tap.Load()
 	for first := true; first || len(m.data) > 0; first = false {
 		d := m.cut()
 		kind := messageType(d)
@@ -134,6 +135,9 @@ func (r *receiver) inner(d, plain []byte) []byte {
 	if r.owner != r.session.peer {
 		r.engine.count.source.Add(1)
 		return nil
+	}
+	if r.tap != nil {
+		(*r.tap)(plain[:n])
 	}
 	if r.hub != nil && r.passOn(*r.hub, d, plain[:n], src) {
 		return nil

@@ -11,6 +11,7 @@ func (e *Engine) NewBatch(size int) *Batch { return NewBatch(size, e.mtu()) }
 // socket is full. Without a session it begins a handshake, and what fits waits for it. What belongs to nobody is dropped.
 func (e *Engine) Send(to netip.Addr, b *Batch) {
 	if p := e.route(to); p != nil {
+		e.tapSent(b)
 		p.send(b)
 		return
 	}
