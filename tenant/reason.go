@@ -79,6 +79,8 @@ const (
 	ReasonDataPathDown Reason = "DataPathDown"
 	// ReasonDatapathChosen: the member says what moves its packets, and why.
 	ReasonDatapathChosen Reason = "DatapathChosen"
+	// ReasonDebugging: somebody who reaches the pod's loopback has it do what spec.debug allows.
+	ReasonDebugging Reason = "Debugging"
 )
 
 // Decision is a verdict on one object.

@@ -176,10 +176,11 @@ func newMember(o Options) (*member, error) {
 	plane.preshared, plane.dns, plane.podIP = presharedKeys(o.PresharedKeys), o.DNS, o.PodIP
 	m := &member{
 		Options: o, store: store, public: private.Public(),
-		silence: 3 * wire.HeartbeatInterval, patience: 10 * time.Second, reports: make(chan struct{}, 1),
+		silence: 3 * wire.HeartbeatInterval, patience: 10 * time.Second, reports: make(chan struct{}, 1), notices: make(chan string, 8),
 		plane: plane, client: newClient(o.Coordinator, o.TokenFile, o.CAFile),
 	}
 	plane.diagnosis = m.serveDiagnosis
+	plane.notice = m.notice
 	return m, nil
 }
 

@@ -42,6 +42,7 @@ func listenHealth(addr string, p *plane) (*health, error) {
 	if p.diagnosis != nil {
 		mux.HandleFunc("GET "+wire.DiagnosePath, p.diagnosis)
 	}
+	mux.HandleFunc("POST "+wire.CapturePath, p.debugPath(p.serveCapture))
 	h := &health{done: make(chan struct{}), server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}}
 	go func() {

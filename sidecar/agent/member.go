@@ -27,6 +27,7 @@ type member struct {
 	patience time.Duration // the longest wait between two sessions; one that lasted longer starts from the shortest wait again
 	end      func(error)   // of a process that takes turns with others; nil: it goes on, and may be a member again
 	reports  chan struct{} // capacity 1: the state to report may have changed
+	notices  chan string   // to tell the coordinator, for an Event
 
 	diagnosing sync.Mutex // held by the diagnosis that is under way
 
@@ -50,6 +51,7 @@ func (m *member) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { m.reportLoop(ctx) })
+	wg.Go(func() { m.tellNotices(ctx) })
 	if m.Active != nil {
 		m.end = end
 		wg.Go(func() { end(m.awaitTurn(ctx)) })
@@ -160,7 +162,7 @@ func (m *member) translate(c wire.Config) desired {
 		peers: make(map[key.Public]datapath.Peer, len(c.Peers)), names: map[key.Public]string{}, preshared: map[key.Public]string{},
 		proxies: relay.Proxies{SOCKS5: m.SOCKS5, HTTP: m.HTTPConnect,
 			Allow: m.reachable, Resolve: m.resolve, Find: m.plane.findHost},
-		lookups: lookups(c),
+		lookups: lookups(c), debug: c.Debug,
 	}
 	if d.iface.MTU == 0 {
 		d.iface.MTU = pathMTU(m.PodIP)

@@ -43,6 +43,7 @@ type desired struct {
 	lookups   resolve.Config
 	limits    wire.Limits
 	owners    *owners // nil: each peer is one
+	debug     *wire.Debug
 }
 
 type inboundPort struct {
@@ -67,6 +68,8 @@ type plane struct {
 	endpoints  *endpoint.Resolver
 	resolver   *resolve.Resolver // of names that sites answer for
 	diagnosis  http.HandlerFunc  // nil: none is made
+	debug      debugging
+	notice     func(text string) // nil: nobody is told
 
 	mu       sync.Mutex // guards what follows
 	standby  bool       // another process carries: nothing is opened
@@ -107,6 +110,7 @@ func (p *plane) apply(d desired) error {
 
 func (p *plane) applyLocked(d desired) error {
 	p.wanted = d
+	p.debug.set(d.debug)
 	if d.owners == nil {
 		d.owners = allOwners(d.peers)
 	}

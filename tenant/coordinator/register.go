@@ -223,6 +223,8 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 	switch {
 	case len(rep.Reason) > 512:
 		return refuse(http.StatusBadRequest, "reason: %d bytes, want at most 512", len(rep.Reason))
+	case len(rep.Debug) > 512:
+		return refuse(http.StatusBadRequest, "debug: %d bytes, want at most 512", len(rep.Debug))
 	case rep.Ready && rep.DatapathUnavailable:
 		return refuse(http.StatusBadRequest, "ready: true without a datapath")
 	}
@@ -240,6 +242,10 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 	}
 	if rep.DatapathUnavailable {
 		s.event(podOf(id), corev1.EventTypeWarning, tenant.ReasonDatapathUnavailable, "ChooseDatapath", rep.Reason)
+	}
+	if rep.Debug != "" {
+		s.Log.Info("member debugs", "pod", id.Pod.String(), "what", rep.Debug)
+		s.event(podOf(id), corev1.EventTypeNormal, tenant.ReasonDebugging, "Debug", rep.Debug)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
