@@ -42,7 +42,7 @@ var rules = []rule{
 	{"sidecar/wire", "", true, []string{module + "sidecar/"}, []string{module + "sidecar/wire", module + "sidecar/key", module + "sidecar/datapath"},
 		"the contract has no behaviour"},
 	{"cli", "", true, []string{module, "gvisor.dev/", "golang.zx2c4.com/wireguard/", "github.com/tailscale/wireguard-go/"},
-		[]string{module + "cli", module + "cli/doctor", module + "injector", module + "tenant", module + "tenant/v1alpha1", module + "sidecar/wire", module + "sidecar/key", module + "sidecar/datapath"},
+		[]string{module + "cli", module + "cli/doctor", module + "injector", module + "tenant", module + "tenant/v1alpha1", module + "sidecar/wire", module + "sidecar/key", module + "sidecar/datapath", module + "sidecar/capture"},
 		"a command line has its user's rights alone, and does what it does through the API; what the webhook would decide it may work out"},
 }
 

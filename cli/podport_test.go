@@ -87,7 +87,11 @@ func (s *podServer) answer(failure, data httpstream.Stream) {
 	w := httptest.NewRecorder()
 	s.pod.ServeHTTP(w, r)
 	var b bytes.Buffer
-	if err := w.Result().Write(&b); err != nil {
+	res := w.Result()
+	if len(res.Trailer) > 0 {
+		res.TransferEncoding = []string{"chunked"}
+	}
+	if err := res.Write(&b); err != nil {
 		s.t.Error(err)
 	}
 	_, _ = io.Copy(struct{ io.Writer }{data}, struct{ io.Reader }{&b}) // in frames; who has read enough resets it
