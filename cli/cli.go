@@ -119,7 +119,7 @@ It does what you may do yourself with kubectl in the namespace, and asks nothing
 	cs.config.AddFlags(root.PersistentFlags())
 	peer := group("peer", "Add, list and remove outside peers", `Add, list and remove the outside peers of tunnels: WireGuard devices and sites that reach a tunnel through its gateway.`)
 	peer.AddCommand(cs.add(), cs.list(), cs.remove())
-	root.AddCommand(cs.status(), cs.wg(), cs.doctor(), cs.capture(), cs.inject(), peer, &cobra.Command{
+	root.AddCommand(cs.status(), cs.wg(), cs.doctor(), cs.capture(), cs.bench(), cs.inject(), peer, &cobra.Command{
 		Use: "version", Short: "Print this program's version", Args: exactly(),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(s.Out, name, version)

@@ -56,8 +56,8 @@ func (p *plane) capture(ctx context.Context, w http.ResponseWriter, device datap
 	err := tap.Copy(ctx, out, out.ctl.Flush)
 	device.SetTap(nil)
 	counts, why := tap.Counts(), err.Error()
-	if ctx.Err() != nil && context.Cause(ctx) == context.Canceled { //nolint:errorlint // the cause of whoever asked, and no other
-		why = "who asked went away"
+	if ctx.Err() != nil {
+		why = p.whyEnded(ctx)
 	}
 	h.Set(wire.CapturedTrailer, strconv.FormatUint(counts.Captured, 10))
 	h.Set(wire.DroppedTrailer, strconv.FormatUint(counts.Dropped, 10))

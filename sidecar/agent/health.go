@@ -43,6 +43,9 @@ func listenHealth(addr string, p *plane) (*health, error) {
 		mux.HandleFunc("GET "+wire.DiagnosePath, p.diagnosis)
 	}
 	mux.HandleFunc("POST "+wire.CapturePath, p.debugPath(p.serveCapture))
+	mux.HandleFunc("POST "+wire.BenchSelfPath, p.debugPath(p.serveBenchSelf))
+	mux.HandleFunc("POST "+wire.BenchDoorPath, p.debugPath(p.serveBenchDoor))
+	mux.HandleFunc("POST "+wire.BenchRunPath, p.debugPath(p.serveBenchRun))
 	h := &health{done: make(chan struct{}), server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}}
 	go func() {

@@ -69,7 +69,8 @@ type plane struct {
 	resolver   *resolve.Resolver // of names that sites answer for
 	diagnosis  http.HandlerFunc  // nil: none is made
 	debug      debugging
-	notice     func(text string) // nil: nobody is told
+	notice     func(text string)    // nil: nobody is told
+	door       atomic.Pointer[door] // nil: nobody measures the tunnel here
 
 	mu       sync.Mutex // guards what follows
 	standby  bool       // another process carries: nothing is opened
@@ -144,9 +145,7 @@ func (p *plane) applyDevice(d desired) error {
 		p.resolver.Start(dev)
 		p.relay = relay.New(relay.Options{Network: dev, Logger: p.log, MTU: d.iface.MTU, PeerOf: p.peerOf, IsOutside: p.isOutside, Ahead: &p.ahead,
 			OwnAddresses: p.ownAddresses,
-			AllowInbound: func(src, at netip.Addr, port uint16, protocol relay.Protocol) bool {
-				return p.admission.Load().admit(src, at, port, protocol)
-			}})
+			AllowInbound: p.admits})
 	}
 	p.limit(d.limits)
 	upsert, remove := diffPeers(p.has.peers, d.peers)
@@ -173,6 +172,7 @@ func (p *plane) applyRelay(d desired) error {
 		p.dns.Set(*zone)
 	}
 	p.resolver.Set(d.lookups)
+	d.inbound = p.withDoor(d.inbound)
 	return errors.Join(p.openPorts(d), p.relay.SetInbound(d.inbound), p.relay.SetPublished(d.services), p.relay.SetForwards(d.forwards), p.relay.SetProxies(d.proxies),
 		p.relay.SetEgress(d.egress, d.clients))
 }
