@@ -56,6 +56,13 @@ lint: ## Run golangci-lint on every module and shellcheck on every script
 image: ## Build the container images as archives dist/tenantwire-*.tar (TAG=dev)
 	for i in $(IMAGES); do build/image.sh $$i; done
 
+.PHONY: release release-verify
+release: ## Make the release VERSION=vX.Y.Z of the commit in dist/release, without a network if Go's module cache has it all
+	go -C build run ./release -root $(CURDIR) -version $(VERSION) $(RELEASEFLAGS)
+
+release-verify: ## Check the release VERSION=vX.Y.Z in dist/release
+	go -C build run ./release -verify -root $(CURDIR) -version $(VERSION) $(RELEASEFLAGS)
+
 clean: ## Remove dist/ (the cache of the test cluster stays, see test/cluster)
 	rm -rf dist
 

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -16,6 +13,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/tenantwire/tenantwire/build/oci"
 )
 
 const ref = "ghcr.io/tenantwire/sidecar:dev"
@@ -47,7 +46,7 @@ func makeImage(t *testing.T, mode os.FileMode, when time.Time) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := write(o); err != nil {
+	if err := oci.Write(o.output, o.Image); err != nil {
 		t.Fatal(err)
 	}
 	return out
@@ -118,51 +117,10 @@ func TestParse(t *testing.T) {
 		}
 	}
 	o, err := parse([]string{"-o", "x", "-ref", "y", "f:/a/f"}, "86400")
-	if err != nil || o.created.Unix() != 86400 || o.files[0] != (file{source: "f", path: "a/f"}) {
+	if err != nil || o.Created.Unix() != 86400 || o.Files[0] != (oci.File{Source: "f", Path: "a/f"}) {
 		t.Errorf("got %+v, %v", o, err)
 	}
 	if _, err := parse([]string{"-o", "x", "-ref", "y", "f:/f"}, "today"); err == nil {
 		t.Error("a broken SOURCE_DATE_EPOCH: no error")
-	}
-}
-
-// The kernel, not our reading of its header, says what the attribute means.
-func TestNetAdminIsPermittedAndNotEffective(t *testing.T) {
-	f := filepath.Join(t.TempDir(), "program")
-	if err := os.WriteFile(f, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Setxattr(f, "security.capability", []byte(permittedNetAdmin), 0); err != nil {
-		t.Skipf("set a file capability: %v: it takes CAP_SETFCAP and a file system that has them. NOT TESTED: what the kernel makes of ours", err)
-	}
-	getcap, err := exec.LookPath("getcap")
-	if err != nil {
-		t.Skip("getcap is not installed (libcap2-bin). NOT TESTED: what it says of our file capability")
-	}
-	out, err := exec.CommandContext(t.Context(), getcap, f).Output()
-	if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), "cap_net_admin=p") {
-		t.Errorf("got %q, %v; want cap_net_admin=p", out, err)
-	}
-}
-
-func TestOnlyTheNamedFileHasTheCapability(t *testing.T) {
-	source := filepath.Join(t.TempDir(), "f")
-	if err := os.WriteFile(source, []byte("x"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	b, err := layerTar([]file{{source, "a", false}, {source, "b", true}}, time.Unix(0, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]string{}
-	for r := tar.NewReader(bytes.NewReader(b)); ; {
-		h, err := r.Next()
-		if err != nil {
-			break
-		}
-		got[h.Name] = h.PAXRecords["SCHILY.xattr.security.capability"]
-	}
-	if len(got) != 2 || got["a"] != "" || got["b"] != permittedNetAdmin {
-		t.Errorf("got %q", got)
 	}
 }

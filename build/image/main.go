@@ -17,12 +17,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tenantwire/tenantwire/build/oci"
 )
 
 func main() {
 	o, err := parse(os.Args[1:], os.Getenv("SOURCE_DATE_EPOCH"))
 	if err == nil {
-		err = write(o)
+		err = oci.Write(o.output, o.Image)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
@@ -30,28 +32,20 @@ func main() {
 	}
 }
 
-// options are the image to make.
+// options are the image to make, and the archive to put it into.
 type options struct {
-	output, ref, entrypoint, user, arch string
-	labels                              map[string]string
-	files                               []file
-	created                             time.Time
-}
-
-// file is one file of the image and where it comes from.
-type file struct {
-	source, path string
-	netAdmin     bool // it has the file capability cap_net_admin=p
+	oci.Image
+	output string
 }
 
 func parse(args []string, epoch string) (options, error) {
-	o := options{labels: map[string]string{}, created: time.Unix(0, 0).UTC()}
+	o := options{Image: oci.Image{Labels: map[string]string{}, Created: time.Unix(0, 0).UTC()}}
 	fs := flag.NewFlagSet("image", flag.ContinueOnError)
 	fs.StringVar(&o.output, "o", "", "output file")
-	fs.StringVar(&o.ref, "ref", "", "name and tag")
-	fs.StringVar(&o.entrypoint, "entrypoint", "", "program to run")
-	fs.StringVar(&o.user, "user", "65532:65532", "user and group")
-	fs.StringVar(&o.arch, "arch", runtime.GOARCH, "architecture")
+	fs.StringVar(&o.Ref, "ref", "", "name and tag")
+	fs.StringVar(&o.Entrypoint, "entrypoint", "", "program to run")
+	fs.StringVar(&o.User, "user", "65532:65532", "user and group")
+	fs.StringVar(&o.Arch, "arch", runtime.GOARCH, "architecture")
 	var netAdmin string
 	fs.StringVar(&netAdmin, "net-admin", "", "the file that may take CAP_NET_ADMIN where its container has it")
 	fs.Func("label", "KEY=VALUE, may be repeated", func(s string) error {
@@ -59,7 +53,7 @@ func parse(args []string, epoch string) (options, error) {
 		if !ok {
 			return fmt.Errorf("want KEY=VALUE, got %q", s)
 		}
-		o.labels[k] = v
+		o.Labels[k] = v
 		return nil
 	})
 	if err := fs.Parse(args); err != nil {
@@ -70,12 +64,12 @@ func parse(args []string, epoch string) (options, error) {
 		if !ok || path == "" {
 			return o, fmt.Errorf("want FILE:/PATH, got %q", a)
 		}
-		o.files = append(o.files, file{source, path, "/"+path == netAdmin})
+		o.Files = append(o.Files, oci.File{Source: source, Path: path, NetAdmin: "/"+path == netAdmin})
 	}
-	if netAdmin != "" && !slices.ContainsFunc(o.files, func(f file) bool { return f.netAdmin }) {
+	if netAdmin != "" && !slices.ContainsFunc(o.Files, func(f oci.File) bool { return f.NetAdmin }) {
 		return o, fmt.Errorf("-net-admin: no file is at %s in the image", netAdmin)
 	}
-	if o.output == "" || o.ref == "" || len(o.files) == 0 {
+	if o.output == "" || o.Ref == "" || len(o.Files) == 0 {
 		return o, errors.New("-o, -ref and a file are needed")
 	}
 	if epoch != "" {
@@ -83,7 +77,7 @@ func parse(args []string, epoch string) (options, error) {
 		if err != nil {
 			return o, fmt.Errorf("parse SOURCE_DATE_EPOCH: %w", err)
 		}
-		o.created = time.Unix(s, 0).UTC()
+		o.Created = time.Unix(s, 0).UTC()
 	}
 	return o, nil
 }

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Small programs in place of ours, in a repository with our manifests: a release of it takes seconds. What only ours can show is in
+// TestReleasedSidecar, and in the check that every release ends with.
+const smallProgram = `package main
+
+import "golang.org/x/sync/semaphore"
+
+var version = "dev"
+
+func main() {
+	semaphore.NewWeighted(1).TryAcquire(1)
+	println(version)
+}
+`
+
+var (
+	smallFiles = map[string]string{"go.mod": "module github.com/tenantwire/tenantwire\n\ngo 1.26\n\nrequire golang.org/x/sync v0.22.0\n", ".gitignore": "/dist/\n", "LICENSE": "ours\n"}
+	here       = []platform{{"linux", "amd64"}, {"windows", "amd64"}}
+)
+
+// repository makes one with a commit of a fixed time.
+func repository(t *testing.T) options {
+	t.Helper()
+	root := t.TempDir()
+	sums, err := os.ReadFile("../go.sum")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{"go.sum": linesWith(string(sums), "golang.org/x/sync ")}
+	for name, text := range smallFiles {
+		files[name] = text
+	}
+	for _, name := range append([]string{client}, images...) {
+		files["cmd/"+name+"/main.go"] = smallProgram
+	}
+	for name, text := range files {
+		write(t, filepath.Join(root, name), text)
+	}
+	for _, name := range []string{"install.yaml", "chart"} {
+		to := filepath.Join(root, "manifests", name)
+		from := filepath.Join("..", "..", "manifests", name)
+		if name == "chart" {
+			err = os.CopyFS(to, os.DirFS(from))
+		} else {
+			var b []byte
+			if b, err = os.ReadFile(from); err == nil { //nolint:gosec // ours
+				write(t, to, string(b))
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	git(t, root, "init", "-q")
+	git(t, root, "add", "-A")
+	git(t, root, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-q", "-m", "all")
+	o, _, err := parse([]string{"-version", "v1.2.3", "-root", root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.clients, o.log = here, t.Logf
+	return o
+}
+
+func linesWith(text, start string) (out string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, start) {
+			out += line
+		}
+	}
+	return out
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil { //nolint:gosec // a test
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func git(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	c := exec.CommandContext(t.Context(), "git", args...) //nolint:gosec // a test
+	c.Dir = dir
+	c.Env = append(os.Environ(), "GIT_AUTHOR_DATE=2026-01-02T03:04:05Z", "GIT_COMMITTER_DATE=2026-01-02T03:04:05Z", "GIT_CONFIG_GLOBAL=/dev/null")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+}
+
+// One release is made twice, elsewhere and later: the same bytes. Then each of its parts is spoiled, and verifying says which it is.
+func TestRelease(t *testing.T) {
+	o, again := repository(t), repository(t)
+	for _, o := range []options{o, again} {
+		if err := assemble(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if first, second := read(t, o, sumsFile), read(t, again, sumsFile); first != second {
+		t.Errorf("the same commit gave two different releases:\n%s\n%s", first, second)
+	}
+	write(t, filepath.Join(again.root, "more"), "not committed")
+	if err := assemble(t.Context(), again); err == nil || !strings.Contains(err.Error(), "more") {
+		t.Errorf("what is not committed was released: %v", err)
+	}
+	t.Run("spoiled", func(t *testing.T) { spoilEach(t, o) })
+	t.Run("beyond sums", func(t *testing.T) { spoilWithSums(t, o) })
+	if err := verify(o); err != nil {
+		t.Error(err)
+	}
+	o.version = "v1.2.4"
+	if err := verify(o); err == nil {
+		t.Error("it passes for another version")
+	}
+}
+
+func spoilEach(t *testing.T, o options) {
+	files, err := filesOf(o.out)
+	if err != nil || len(files) < 15 {
+		t.Fatalf("files: %q, %v", files, err)
+	}
+	for _, name := range files {
+		before := read(t, o, name)
+		write(t, filepath.Join(o.out, name), spoil(before))
+		if err := verify(o); err == nil || name != sumsFile && !strings.Contains(err.Error(), name) {
+			t.Errorf("%s was spoiled: %v", name, err)
+		}
+		write(t, filepath.Join(o.out, name), before)
+	}
+}
+
+// spoil changes what sums of files alone find, too: the middle one of the characters.
+func spoil(s string) string {
+	b := []byte(s)
+	b[len(b)/2] ^= 1
+	return string(b)
+}
+
+func read(t *testing.T, o options, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(o.out, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// Whoever spoils a part and corrects the sums is found out by the other parts.
+func spoilWithSums(t *testing.T, o options) {
+	swap := func(name, from, to, want string) {
+		t.Helper()
+		before := read(t, o, name)
+		if !strings.Contains(before, from) {
+			t.Fatalf("%s has no %q", name, from)
+		}
+		write(t, filepath.Join(o.out, name), strings.Replace(before, from, to, 1))
+		sumAgain(t, o)
+		if err := verify(o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %q in place of %q: %v", name, to, from, err)
+		}
+		write(t, filepath.Join(o.out, name), before)
+		sumAgain(t, o)
+	}
+	bill := bomFile(program{"sidecar", servers[1], ""}, o.version)
+	swap("install.yaml", "sidecar:v1.2.3@sha256:", "sidecar:v1.2.3@sha256:0", "install.yaml does not have")
+	swap(bill, `"name": "golang.org/x/sync"`, `"name": "golang.org/x/sink"`, bill)
+	swap(bill, `"content": "`, `"content": "0`, bill)
+	swap(krewFile, "sha256: ", "sha256: 0", krewFile)
+	swap(provenanceFile(o.version), `"name": "install.yaml"`, `"name": "install.yml"`, "subjects")
+	swap(provenanceFile(o.version), `"gitCommit"`, `"gitTree"`, "made of")
+}
+
+func sumAgain(t *testing.T, o options) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(o.out, sumsFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&release{options: o}).sums(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The sidecar that is released: its size, what it gives away of the machine, and that every module's licence is known.
+func TestReleasedSidecar(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &release{options: options{root: root, out: t.TempDir(), version: "v1.2.3", log: t.Logf}, work: t.TempDir(), created: time.Unix(0, 0)}
+	p := program{"sidecar", servers[0], filepath.Join(r.work, "sidecar")}
+	if err := r.compileOne(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	r.programs = []program{p}
+	if err := r.describe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(p.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &check{options: r.options, paths: machinePaths(root)}
+	c.program("sidecar", p, b)
+	for _, err := range c.errs {
+		t.Error(err)
+	}
+	packed, err := tarball([]content{{"sidecar", 0o755, b}}, r.created)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes, %d compressed", len(b), len(packed))
+	if len(packed) > sidecarImage {
+		t.Errorf("%d bytes compressed, want at most %d", len(packed), sidecarImage)
+	}
+}
+
+func TestParse(t *testing.T) {
+	for _, v := range []string{"", "1.2.3", "v1.2", "v1.2.3+x", "v01.2.3", "v1.2.3-", "v1.2.3\n"} {
+		if _, _, err := parse([]string{"-version", v}); err == nil {
+			t.Errorf("version %q: no error", v)
+		}
+	}
+	if o, _, err := parse([]string{"-version", "v1.2.3-rc.1", "-root", "/r"}); err != nil || o.out != "/r/dist/release" {
+		t.Errorf("got %+v, %v", o, err)
+	}
+}
+
+func TestLicencesIn(t *testing.T) {
+	const bsd = "Redistribution and use in source and\nbinary forms, with or without modification, are permitted"
+	for _, c := range []struct {
+		text string
+		want []string
+	}{
+		{"", nil}, {"All rights reserved.", nil}, {bsd, []string{"BSD-2-Clause"}}, {bsd + " * Neither the name of Google", []string{"BSD-3-Clause"}},
+		{"  Apache License\n  Version 2.0, January 2004\n", []string{"Apache-2.0"}},
+	} {
+		if got := licencesIn([]byte(c.text)); !slices.Equal(got, c.want) {
+			t.Errorf("%q: got %v, want %v", c.text, got, c.want)
+		}
+	}
+}
