@@ -127,6 +127,7 @@ func TestChartUninstallOrder(t *testing.T) {
 }
 
 const (
+	digest     = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	deployment = "Deployment/tenantwire-operator: "
 	podSpec    = deployment + "spec.template.spec."
 	container  = podSpec + "containers.[]."
@@ -147,6 +148,10 @@ func TestChartValues(t *testing.T) {
 		{"registry", "image: {registry: 'registry.example:5000/mirror'}", []string{container + "args.[]", container + "image"}, "--sidecar-image=registry.example:5000/mirror/sidecar:dev"},
 		{"tag", "image: {tag: v1.2.3}", []string{container + "args.[]", container + "image"}, "--gateway-image=ghcr.io/tenantwire/gateway:v1.2.3"},
 		{"one image", "image: {sidecar: 'example.com/s@sha256:0123'}", []string{container + "args.[]"}, "--sidecar-image=example.com/s@sha256:0123"},
+		{"digest", "image: {digests: {operator: '" + digest + "'}}", []string{container + "image"}, ""},
+		{"digest of the sidecar", "image: {digests: {sidecar: '" + digest + "'}}", []string{container + "args.[]"}, "--sidecar-image=ghcr.io/tenantwire/sidecar:dev@" + digest},
+		{"digest and tag", "image: {tag: v1.2.3, digests: {gateway: '" + digest + "'}}", []string{container + "args.[]", container + "image"},
+			"--gateway-image=ghcr.io/tenantwire/gateway:v1.2.3"},
 		{"pull policy", "image: {pullPolicy: Always}", []string{container + "imagePullPolicy"}, ""},
 		{"pull secrets", "imagePullSecrets: [{name: pull}]", []string{podSpec + "imagePullSecrets"}, ""},
 		{"resources", "resources: {limits: {memory: 1Gi}}", []string{container + "resources.limits.memory"}, ""},
@@ -235,6 +240,7 @@ func TestChartRefuses(t *testing.T) {
 		"image: {registry: ''}":                        "registry",
 		"image: {pullPolicy: Sometimes}":               "pullPolicy",
 		"image: {sidecar: 'a\nb'}":                     "sidecar",
+		"image: {digests: {sidecar: 'sha256:0'}}":      "digests",
 		"imagePullSecrets: [pull]":                     "imagePullSecrets",
 		"imagePullSecrets: [{name: ''}]":               "imagePullSecrets",
 		"resources: {limit: {memory: 1Gi}}":            "limit",

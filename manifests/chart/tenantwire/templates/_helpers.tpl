@@ -14,7 +14,9 @@
 {{- define "tenantwire.image" }}
 {{- $root := index . 0 }}{{ $program := index . 1 }}
 {{- $image := $root.Values.image }}
-{{- with index $image $program }}{{ . }}{{ else }}{{ $image.registry }}/{{ $program }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
+{{- with index $image $program }}{{ . }}{{ else }}{{ $image.registry }}/{{ $program }}:{{ $image.tag | default $root.Chart.AppVersion }}
+{{- if not $image.tag }}{{ with index $image.digests $program }}@{{ . }}{{ end }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{- /* Flags that are not the operator's defaults. */}}
