@@ -38,15 +38,22 @@ type failover struct {
 }
 
 func newFailover(t *testing.T) *failover {
-	f := &failover{t: t, spare: cluster.AddNodes(t, 2)}
-	f.n = cluster.Namespace(t)
+	spare := cluster.AddNodes(t, 2)
+	f := newFailoverFrom(t, spare.Home())
+	f.spare = spare
+	return f
+}
+
+// newFailoverFrom has who uses the gateway on a node; empty: anywhere.
+func newFailoverFrom(t *testing.T, node string) *failover {
+	f := &failover{t: t, n: cluster.Namespace(t)}
 	f.n.Tunnel("main", kit.Exposing("echo"), withIPv4("10.77.0.0/24"), func(s *v1alpha1.TenantTunnelSpec) {
 		s.Gateway = &v1alpha1.Gateway{Replicas: 2}
 		s.Egress = []v1alpha1.EgressHost{{Host: "db.corp.internal", Address: siteAddress, Service: "db",
 			Ports: []v1alpha1.Port{{Port: 8080}, {Port: 5353, Protocol: v1alpha1.UDP}}}}
 	})
 	home := func(p *corev1.Pod) *corev1.Pod {
-		p.Spec.NodeName = f.spare.Home()
+		p.Spec.NodeName = node
 		return p
 	}
 	_, publicKey := activeGateway(f.n, "")
@@ -58,7 +65,7 @@ func newFailover(t *testing.T) *failover {
 	f.n.WaitReady("echo", "inside", "outsider")
 
 	office := newSite(t)
-	office.node = f.spare.Home()
+	office.node = node
 	f.n.Create(&v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Name: "office"}, Spec: v1alpha1.TunnelPeerSpec{
 		Tunnel: "main", PublicKey: office.private.Public().String(), Routes: []string{"192.168.10.0/24"}}})
 	to := memberIPv4(f.n.Member("echo"))

@@ -94,18 +94,7 @@ func (c *Cluster) As(change func(*rest.Config)) (*Cluster, error) {
 // that is told to end serves and leads on for a while. Doing it again changes nothing,
 // unless dist/ holds another operator's image by now: then the operator is restarted.
 func (c *Cluster) Install(ctx context.Context) error {
-	f, err := os.Open(filepath.Join(root(), "manifests", "install.yaml"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := c.ApplyYAML(ctx, f, stampOperator); err != nil {
-		return err
-	}
-	if err := Poll(ctx, 2*Deadline, func() error { return c.operatorReady(ctx) }); err != nil {
-		return err
-	}
-	return c.admissionReady(ctx)
+	return c.installFrom(ctx, filepath.Join(root(), "manifests", "install.yaml"), stampOperator)
 }
 
 // admissionReady waits until the API server reaches the webhook: rules of Services follow a pod's readiness by a moment. A namespace
