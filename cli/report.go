@@ -41,6 +41,7 @@ type tunnelReport struct {
 	Ready      verdict         `json:"ready"`
 	IPv6Prefix string          `json:"ipv6Prefix,omitempty"`
 	IPv4Pool   string          `json:"ipv4Pool,omitempty"`
+	Version    string          `json:"version,omitempty"` // of the operator
 	Counts     counts          `json:"counts"`
 	Gateway    *gatewayReport  `json:"gateway,omitempty"`
 	Members    []memberReport  `json:"members,omitempty"`
@@ -78,7 +79,8 @@ type memberReport struct {
 	DatapathReason string              `json:"datapathReason,omitempty"`
 	Endpoint       string              `json:"endpoint,omitempty"`
 	PublicKey      string              `json:"publicKey,omitempty"`
-	Live           *live               `json:"live,omitempty"` // of all its peers together
+	Version        string              `json:"version,omitempty"` // of its program
+	Live           *live               `json:"live,omitempty"`    // of all its peers together
 }
 
 type peerReport struct {
@@ -173,7 +175,7 @@ func (t *tunnelReport) sort() {
 
 func reportTunnel(t *v1alpha1.TenantTunnel, o *objects) tunnelReport {
 	r := tunnelReport{Namespace: t.Namespace, Name: t.Name, Accepted: verdictOf(t.Status.Conditions, v1alpha1.ConditionAccepted, t.Generation),
-		Ready: verdictOf(t.Status.Conditions, v1alpha1.ConditionReady, t.Generation)}
+		Ready: verdictOf(t.Status.Conditions, v1alpha1.ConditionReady, t.Generation), Version: t.Status.Version}
 	if a := t.Status.Addressing; a != nil {
 		r.IPv6Prefix, r.IPv4Pool = a.IPv6Prefix, a.IPv4Pool
 	}
@@ -205,7 +207,7 @@ func reportTunnel(t *v1alpha1.TenantTunnel, o *objects) tunnelReport {
 func (t *tunnelReport) addMember(m *v1alpha1.TunnelMember) {
 	r := memberReport{Pod: m.Name, Role: cmp.Or(m.Spec.Role, v1alpha1.RoleMember), Ready: verdictOf(m.Status.Conditions, v1alpha1.ConditionReady, 0),
 		Addresses: m.Spec.Addresses, Datapath: string(m.Status.Datapath), DatapathReason: m.Status.DatapathReason,
-		Endpoint: m.Status.Endpoint, PublicKey: m.Status.PublicKey}
+		Endpoint: m.Status.Endpoint, PublicKey: m.Status.PublicKey, Version: m.Status.Version}
 	t.Members = append(t.Members, r)
 	if r.Role != v1alpha1.RoleMember {
 		return
@@ -272,6 +274,9 @@ func (r *report) judge(now time.Time) {
 		}
 		if remarks := t.remarks(); remarks != "" {
 			r.Remarks = append(r.Remarks, name+": "+remarks)
+		}
+		if skew := t.skew(); skew != "" {
+			r.Remarks = append(r.Remarks, name+": "+skew)
 		}
 		for _, m := range t.Members {
 			if m.Role == v1alpha1.RoleMember && !m.Ready.yes() {

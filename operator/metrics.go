@@ -2,6 +2,7 @@ package operator
 
 import (
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,11 +13,17 @@ import (
 )
 
 // registerMetrics publishes what is read when it is scraped. docs/metrics.md lists every metric.
-func registerMetrics(r prometheus.Registerer, cache client.Reader, leads <-chan struct{}, expires func() time.Time) error {
-	for _, c := range []prometheus.Collector{controller.NewCollector(cache, leads), webhook.ExpiryCollector(expires)} {
+func registerMetrics(r prometheus.Registerer, cache client.Reader, leads <-chan struct{}, expires func() time.Time, version string) error {
+	for _, c := range []prometheus.Collector{controller.NewCollector(cache, leads), webhook.ExpiryCollector(expires), buildInfo(version)} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}
 	}
 	return nil
+}
+
+// buildInfo says which version this replica is: while they are replaced there are two.
+func buildInfo(version string) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenantwire_build_info", Help: "Always 1: the program's version, and that of Go it was built with.",
+		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version()}}, func() float64 { return 1 })
 }

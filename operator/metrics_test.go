@@ -25,7 +25,7 @@ func TestMetricsAreInTheCatalogue(t *testing.T) {
 	leads := make(chan struct{})
 	close(leads)
 	reg := prometheus.NewRegistry()
-	if err := registerMetrics(reg, fake.NewClientBuilder().WithScheme(scheme).WithObjects(tunnel).Build(), leads, time.Now); err != nil {
+	if err := registerMetrics(reg, fake.NewClientBuilder().WithScheme(scheme).WithObjects(tunnel).Build(), leads, time.Now, "v1.2.3"); err != nil {
 		t.Fatal(err)
 	}
 	if err := coordinator.NewMetrics().Register(reg); err != nil {

@@ -33,6 +33,7 @@ import (
 // Options of the operator; DefaultOptions are the manifests'.
 type Options struct {
 	Namespace       string // the operator's own
+	Version         string // of the program
 	SidecarImage    string
 	GatewayImage    string
 	ClusterDomain   string
@@ -86,13 +87,13 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err := certs.AddToManager(mgr); err != nil {
 		return err
 	}
-	if err := registerMetrics(metrics.Registry, mgr.GetClient(), mgr.Elected(), certs.Expires); err != nil {
+	if err := registerMetrics(metrics.Registry, mgr.GetClient(), mgr.Elected(), certs.Expires, o.Version); err != nil {
 		return err
 	}
 	if err := webhook.Setup(mgr, webhook.Options{Injector: o.injector()}); err != nil {
 		return err
 	}
-	if err := controller.Setup(mgr, controller.Options{CABundle: certs.CABundle, CAChanged: certs.Changed(), Pods: o.injector()}); err != nil {
+	if err := controller.Setup(mgr, controller.Options{CABundle: certs.CABundle, CAChanged: certs.Changed(), Pods: o.injector(), Version: o.Version}); err != nil {
 		return err
 	}
 	members, err := addCoordinator(mgr, o, certs)

@@ -33,6 +33,7 @@ func run() int {
 
 func command() *cobra.Command {
 	o := operator.DefaultOptions()
+	o.Version = version
 	var level string
 	c := &cobra.Command{
 		Use:   "operator",

@@ -112,7 +112,7 @@ func (f *flags) run(ctx context.Context) error {
 		if f.check {
 			return agent.CheckStatic(f.config)
 		}
-		return agent.RunStatic(ctx, agent.StaticOptions{Path: f.config, Drain: f.drain, OwnProcess: true, Log: log})
+		return agent.RunStatic(ctx, agent.StaticOptions{Path: f.config, Drain: f.drain, OwnProcess: true, Version: version, Log: log})
 	}
 	o, err := f.member(log)
 	if err != nil {
@@ -124,7 +124,7 @@ func (f *flags) run(ctx context.Context) error {
 
 func (f *flags) member(log *slog.Logger) (agent.Options, error) {
 	o := agent.Options{TokenFile: f.tokenFile, CAFile: f.caFile, StateDir: f.stateDir, Datapath: f.datapath, DatapathWhy: f.datapathWhy, ListenPort: f.listenPort,
-		HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.healthPort))), Drain: f.drain, OwnProcess: true, Log: log,
+		HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.healthPort))), Drain: f.drain, OwnProcess: true, Version: version, Log: log,
 		Namespace: os.Getenv("POD_NAMESPACE"), Names: map[string]netip.Addr{}}
 	var err error
 	if o.Coordinator, err = url.Parse(f.coordinator); err != nil {

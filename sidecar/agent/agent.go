@@ -57,6 +57,7 @@ type Options struct {
 	Prepared      func()          // called once, while it stands by, when it knows enough to become active; nil: nobody
 	Handover      Handover        // with Active: where peers are, from who was active before, and for who will be; nil: nobody
 	Drain         time.Duration   // how long open connections may finish after SIGTERM
+	Version       string          // of the program, for the coordinator and the metrics
 	OwnProcess    bool            // nothing else runs in this process: it limits and protects itself, and gives up a capability that is not needed
 	Log           *slog.Logger
 }
@@ -171,6 +172,7 @@ func newMember(o Options) (*member, error) {
 		return nil, err
 	}
 	plane := newPlane(private, o.ListenPort, chosen, o.Log)
+	plane.version = o.Version
 	plane.standby, plane.maySend, plane.prepared = o.Active != nil, o.MaySend, o.Prepared
 	plane.apart = o.Relays // peers' routes may lead over what a gateway needs itself, the API server and other pods
 	plane.preshared, plane.dns, plane.podIP = presharedKeys(o.PresharedKeys), o.DNS, o.PodIP

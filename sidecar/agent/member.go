@@ -85,7 +85,7 @@ func (m *member) follow(ctx context.Context) {
 func (m *member) session(ctx context.Context) error {
 	r, err := m.client.register(ctx, wire.Registration{
 		PublicKey: m.public, Endpoint: netip.AddrPortFrom(m.PodIP, m.ListenPort),
-		Datapath: m.plane.chosen.kind, DatapathReason: m.plane.chosen.why,
+		Datapath: m.plane.chosen.kind, DatapathReason: m.plane.chosen.why, Version: m.Version,
 	})
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ func TestMemberJoins(t *testing.T) {
 	private, err := (&store{l.opts.StateDir}).key()
 	must(t, err)
 	want := wire.Registration{PublicKey: private.Public(), Endpoint: netip.AddrPortFrom(l.opts.PodIP, l.opts.ListenPort),
-		Datapath: datapath.Netstack, DatapathReason: "Netstack was asked for"}
+		Datapath: datapath.Netstack, DatapathReason: "Netstack was asked for", Version: "v1.2.3"}
 	if len(regs) != 1 || regs[0] != want {
 		t.Errorf("registered %+v, want once %+v", regs, want)
 	}

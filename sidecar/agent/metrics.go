@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/http"
+	"runtime"
 	"strings"
 	"time"
 
@@ -19,9 +20,10 @@ var (
 	metricReceived  = counter("wireguard_received_bytes_total", "WireGuard bytes received from the peer.", peerLabels...)
 	metricHandshake = gauge("wireguard_latest_handshake_seconds", "Unix time of the last handshake with the peer; 0: never.", peerLabels...)
 
-	metricUp   = gauge("tenantwire_datapath_up", "1 while the data path is up.", "datapath")
-	metricInfo = gauge("tenantwire_datapath_info", "Always 1: the datapath that was asked for, the one that it is, and why.", "asked", "datapath", "why")
-	metricOK   = gauge("tenantwire_config_applied", "1 while everything that was configured could be applied.")
+	metricUp    = gauge("tenantwire_datapath_up", "1 while the data path is up.", "datapath")
+	metricInfo  = gauge("tenantwire_datapath_info", "Always 1: the datapath that was asked for, the one that it is, and why.", "asked", "datapath", "why")
+	metricBuild = gauge("tenantwire_build_info", "Always 1: the program's version, and that of Go it was built with.", "version", "go")
+	metricOK    = gauge("tenantwire_config_applied", "1 while everything that was configured could be applied.")
 
 	metricLookups = counter("tenantwire_endpoint_lookups_total", "Look-ups of endpoints that are given by name.", "result")
 
@@ -80,6 +82,7 @@ func (p *plane) metrics() *exposition.Text {
 	up, _ := p.up()
 	text.Add(metricUp, asFloat(up), p.kind())
 	text.Add(metricInfo, 1, p.chosen.asked, string(p.chosen.kind), p.chosen.why)
+	text.Add(metricBuild, 1, p.version, runtime.Version())
 	text.Add(metricOK, asFloat(p.healthy()))
 	found, failed := p.endpoints.Counts()
 	text.Add(metricLookups, float64(found), "found")

@@ -61,6 +61,7 @@ type plane struct {
 	apart      bool        // nobody but the relay uses the tunnel's routes
 	prepared   func()      // nil: nobody asks
 	log        *slog.Logger
+	version    string // of the program
 	preshared  presharedKeys
 	dns        *dns.Server // nil: there is none
 	draining   atomic.Bool

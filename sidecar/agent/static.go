@@ -18,6 +18,7 @@ type StaticOptions struct {
 	Path       string        // the configuration file
 	Drain      time.Duration // how long open connections may finish after SIGTERM
 	OwnProcess bool          // nothing else runs in this process: it limits and protects itself
+	Version    string        // of the program
 	Log        *slog.Logger
 }
 
@@ -45,6 +46,7 @@ func RunStatic(ctx context.Context, o StaticOptions) error {
 		return fmt.Errorf("interface.datapath: %w", err)
 	}
 	p := newPlane(first.private, first.listenPort, choice{first.datapath, kind, reason}, o.Log)
+	p.version = o.Version
 	return serve(ctx, first.health, o.Drain, p, o.Log, func(ctx context.Context) error {
 		first.bind(p)
 		if err := p.apply(first.desired); err != nil {

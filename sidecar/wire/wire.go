@@ -47,6 +47,7 @@ type Registration struct {
 	Endpoint       netip.AddrPort `json:"endpoint"` // the pod's IP and the outer UDP port
 	Datapath       datapath.Kind  `json:"datapath"`
 	DatapathReason string         `json:"datapathReason,omitempty"` // at most 512 bytes
+	Version        string         `json:"version,omitempty"`        // of the program; see CheckVersion
 }
 
 // Registered answers a Registration.

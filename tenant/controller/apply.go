@@ -116,6 +116,9 @@ func tunnelStatusObject(s v1alpha1.TenantTunnelStatus) object {
 		"members":            object{"total": int64(s.Members.Total), "ready": int64(s.Members.Ready)},
 		"datapaths":          datapaths,
 	}
+	if s.Version != "" {
+		status["version"] = s.Version
+	}
 	if g := s.Gateway; g != nil {
 		status["gateway"] = object{"publicKey": g.PublicKey, "active": g.Active, "addresses": anySlice(g.Addresses),
 			"egress": egressPortObjects(g.Egress)}

@@ -30,6 +30,8 @@ type Options struct {
 	CABundle func() []byte
 	// CAChanged fires when CABundle returns something else. What the events hold does not matter.
 	CAChanged <-chan event.GenericEvent
+	// Version is the operator's, for tunnels' statuses; empty: they do not say.
+	Version string
 	// Pods is what the pods that we make have in common with those that the webhook changes.
 	Pods injector.Config
 	// Debounce is how long a tunnel's changes are collected before they are acted on; 0: 50 ms.

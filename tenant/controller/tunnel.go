@@ -183,7 +183,7 @@ func (r *tunnelReconciler) status(ctx context.Context, t *v1alpha1.TenantTunnel,
 	now := r.memory.now()
 	at := metav1.NewTime(now)
 	want := v1alpha1.TenantTunnelStatus{
-		ObservedGeneration: t.Generation,
+		ObservedGeneration: t.Generation, Version: r.options.Version,
 		Conditions: []metav1.Condition{
 			tenant.Condition(t.Status.Conditions, v1alpha1.ConditionAccepted, s.Accepted.Accepted(), s.Accepted, t.Generation, at),
 			tenant.Condition(t.Status.Conditions, v1alpha1.ConditionReady, s.IsReady(), s.Ready, t.Generation, at),

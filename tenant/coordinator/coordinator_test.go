@@ -335,6 +335,7 @@ func TestRegistrationRefused(t *testing.T) {
 		{"no port", self, with(func(r *wire.Registration) { r.Endpoint = netip.MustParseAddrPort("127.0.0.1:0") }), 400, "endpoint"},
 		{"unknown datapath", self, with(func(r *wire.Registration) { r.Datapath = "Magic" }), 400, "datapath"},
 		{"long reason", self, with(func(r *wire.Registration) { r.DatapathReason = strings.Repeat("x", 513) }), 400, "datapathReason"},
+		{"version with a space", self, with(func(r *wire.Registration) { r.Version = "v1 2" }), 400, "version"},
 		{"huge body", self, map[string]any{"datapathReason": strings.Repeat("x", wire.MaxBody)}, 400, "too large"},
 		{"not JSON", self, "a string", 400, "body"},
 	} {

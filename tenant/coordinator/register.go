@@ -150,6 +150,9 @@ func validateRegistration(reg wire.Registration) error {
 	case len(reg.DatapathReason) > 512:
 		return refuse(http.StatusBadRequest, "datapathReason: %d bytes, want at most 512", len(reg.DatapathReason))
 	}
+	if err := wire.CheckVersion(reg.Version); err != nil {
+		return refuse(http.StatusBadRequest, "%v", err)
+	}
 	return nil
 }
 

@@ -146,6 +146,9 @@ func (s *ClusterStore) WriteStatus(ctx context.Context, m *v1alpha1.TunnelMember
 		if st.Registration.DatapathReason != "" {
 			status["datapathReason"] = st.Registration.DatapathReason
 		}
+		if st.Registration.Version != "" {
+			status["version"] = st.Registration.Version
+		}
 	case st.Ready != nil:
 		status["conditions"] = []any{conditionObject(*st.Ready)}
 	}

@@ -32,7 +32,7 @@ func (f *Flags) Options(version string) (o Options, err error) {
 	o.Linger = f.Linger
 	o.Agent = agent.Options{TokenFile: f.TokenFile, CAFile: f.CAFile, StateDir: f.StateDir, KeyFile: f.KeyFile, PresharedKeys: f.PresharedKeys, Namespace: o.Namespace,
 		Datapath: f.Datapath, DatapathWhy: f.DatapathWhy, ListenPort: f.ListenPort, HealthAddr: net.JoinHostPort("", strconv.Itoa(int(f.HealthPort))),
-		Relays: true, OwnProcess: true, Log: o.Log}
+		Relays: true, OwnProcess: true, Version: version, Log: o.Log}
 	if o.Agent.Coordinator, err = url.Parse(f.Coordinator); err != nil {
 		return o, fmt.Errorf("--coordinator: %w", err)
 	}

@@ -248,6 +248,10 @@ type TenantTunnelStatus struct {
 	// observedGeneration is the generation of the spec that this status describes.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// version is that of the operator that says so.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Version string `json:"version,omitempty"`
 	// conditions are Accepted and Ready.
 	// +listType=map
 	// +listMapKey=type

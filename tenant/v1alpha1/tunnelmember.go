@@ -15,6 +15,7 @@ import (
 // +kubebuilder:printcolumn:name="Datapath",type=string,JSONPath=`.status.datapath`
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
 // +kubebuilder:printcolumn:name="Endpoint",type=string,JSONPath=`.status.endpoint`,priority=1
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`,priority=1
 // +kubebuilder:printcolumn:name="Public-Key",type=string,JSONPath=`.status.publicKey`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type TunnelMember struct {
@@ -89,6 +90,10 @@ type TunnelMemberStatus struct {
 	// +kubebuilder:validation:MaxLength=512
 	// +optional
 	DatapathReason string `json:"datapathReason,omitempty"`
+	// version is that of the member's program.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Version string `json:"version,omitempty"`
 	// conditions holds Ready: the member's data path is up.
 	// +listType=map
 	// +listMapKey=type

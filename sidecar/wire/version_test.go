@@ -1,0 +1,28 @@
+package wire
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+func TestCheckVersion(t *testing.T) {
+	for _, good := range []string{"", "dev", "v1.2.3-rc.1", "v0.0.0-20260102+dirty_x", strings.Repeat("a", MaxVersion)} {
+		if err := CheckVersion(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for _, bad := range []string{strings.Repeat("a", MaxVersion+1), "v1\n", "a b", "\x1b[31m", "v1.2.3\u00e9", "<b>"} {
+		if err := CheckVersion(bad); err == nil || !strings.HasPrefix(err.Error(), "version: ") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+// Who does not say its version says what it did before there was one.
+func TestRegistrationWithoutVersion(t *testing.T) {
+	b, err := json.Marshal(Registration{})
+	if err != nil || strings.Contains(string(b), "ersion") {
+		t.Errorf("got %s, %v", b, err)
+	}
+}
