@@ -38,14 +38,14 @@ bench: ## Run the whole benchmark into bench/report: about 50 minutes on a quiet
 bench-quick: ## Print the headline ratios of our speed to others', one a line, in less than five minutes, as root
 	cd bench && go run ./cmd/bench -quick $(BENCHFLAGS)
 
-generate: ## Write deepcopy functions, CRDs and the operator's role from the markers, manifests/install.yaml and the chart's templates
+generate: ## Write deepcopy functions, CRDs and the operator's role from the markers, manifests/install.yaml, the chart's templates and docs/api.md
 	$(TOOL) controller-gen object paths=./tenant/...
 	$(TOOL) controller-gen crd paths=./tenant/... output:crd:dir=manifests/crds
 	$(if $(RBAC_PATHS),$(TOOL) controller-gen rbac:roleName=tenantwire-operator $(RBAC_PATHS) output:rbac:dir=manifests/rbac)
 	go run ./manifests/gen
 
 verify: generate ## Check that generated files are committed, formatting and go vet
-	git diff --exit-code -- manifests/crds manifests/rbac manifests/install.yaml manifests/chart ':(glob)**/zz_generated*'
+	git diff --exit-code -- manifests/crds manifests/rbac manifests/install.yaml manifests/chart docs/api.md ':(glob)**/zz_generated*'
 	new=$$(git ls-files --others --exclude-standard -- manifests/crds manifests/rbac manifests/chart ':(glob)**/zz_generated*'); [[ -z $$new ]] || { echo "not committed: $$new"; exit 1; }
 	bad=$$(git ls-files -- '*.go' | xargs gofmt -l); [[ -z $$bad ]] || { echo "not formatted: $$bad"; exit 1; }
 	for m in $(MODULES); do (cd $$m && go vet ./...); done

@@ -72,6 +72,9 @@ func TestInstallIsCurrent(t *testing.T) {
 	if err := os.CopyFS(filepath.Join(root, "manifests"), os.DirFS(".")); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(filepath.Join(root, "docs"), 0o750); err != nil {
+		t.Fatal(err)
+	}
 	gen := filepath.Join(root, "gen")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", gen, "./gen").CombinedOutput(); err != nil { //nolint:gosec // a test
 		t.Fatalf("%v\n%s", err, out)
@@ -88,7 +91,7 @@ func TestInstallIsCurrent(t *testing.T) {
 	if err != nil || len(templates) == 0 {
 		t.Fatalf("no templates: %v", err)
 	}
-	for _, name := range append(templates, "chart/tenantwire/dashboard.json") {
+	for _, name := range append(templates, "chart/tenantwire/dashboard.json", "../docs/api.md") {
 		before, err := os.ReadFile(name) //nolint:gosec // a manifest of ours
 		if err != nil {
 			t.Fatal(err)

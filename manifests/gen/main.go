@@ -1,5 +1,6 @@
 // Command gen writes manifests/install.yaml: the CRDs, the operator's role and everything else that an installation is, in the
-// order in which it has to be applied; and the same as the Helm chart's templates. Run it from the repository's root.
+// order in which it has to be applied; and the same as the Helm chart's templates. docs/api.md describes the CRDs' fields. Run it from the
+// repository's root.
 package main
 
 import (
@@ -31,6 +32,9 @@ func generate(dir string) error {
 		return err
 	}
 	if files["install.yaml"], err = install(dir); err != nil {
+		return err
+	}
+	if files["../docs/api.md"], err = reference(dir); err != nil {
 		return err
 	}
 	return write(dir, files)
