@@ -257,3 +257,24 @@ func TestGatewayRightsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// A key that somebody put where the gateway's belongs, as who restores a backup does, is the gateway's, and nobody's to replace.
+func TestGatewayKeyIsRestored(t *testing.T) {
+	start(t)
+	ns := namespace(t)
+	tun := makeTunnel(t, ns, "{}")
+	restored := injector.GatewayKey(tun, key.NewPrivate().Reveal())
+	restored.OwnerReferences = nil
+	want := restored.StringData[injector.KeyName]
+	must(t, cluster.admin.Create(t.Context(), restored))
+	must(t, cluster.admin.Patch(t.Context(), tun, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"gateway":{}}}`))))
+	eventually(t, func() error {
+		var d appsv1.Deployment
+		return cluster.admin.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "tenantwire-gateway-main"}, &d)
+	})
+	var secret corev1.Secret
+	must(t, cluster.admin.Get(t.Context(), client.ObjectKeyFromObject(restored), &secret))
+	if got := string(secret.Data[injector.KeyName]); got != want {
+		t.Error("the gateway has another key than the one that was put there")
+	}
+}

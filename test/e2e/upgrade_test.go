@@ -3,6 +3,7 @@ package e2e
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -157,4 +158,35 @@ func same(t *testing.T, before, after map[string]identity) {
 	if !maps.Equal(before, after) {
 		t.Errorf("members are not as they were:\n%+v\n%+v", before, after)
 	}
+}
+
+// The operator's certificate and CA are made anew when the Secret is emptied, as after its key got out: pods are admitted and join with
+// the new ones, and who was there goes on.
+func TestCertificateMadeAnew(t *testing.T) { // alone: pods may be refused for a moment
+	n := cluster.Namespace(t)
+	n.Tunnel("main", kit.Exposing("web"))
+	web(n, 1)
+	tr := n.StartRequests("client", steady, "http://web")
+	system := &kit.Namespace{Cluster: cluster, T: t, Name: kit.SystemNamespace}
+	const name = "tenantwire-serving-cert"
+	var secret corev1.Secret
+	system.Read(name, &secret)
+	before := string(secret.Data["ca.crt"])
+	kit.Change(system, name, &secret, func(s *corev1.Secret) { s.Data = nil })
+	kit.Eventually(t, kit.Deadline, "another CA in the Secret and in the tenant's namespace", func() error {
+		system.Read(name, &secret)
+		var ca corev1.ConfigMap
+		n.Read(kit.CAConfigMap, &ca)
+		now := string(secret.Data["ca.crt"])
+		if now == "" || now == before || !strings.Contains(ca.Data["ca.crt"], strings.TrimSpace(now)) {
+			return errorf("%d bytes in the Secret", len(now))
+		}
+		return nil
+	})
+	kit.Eventually(t, kit.Deadline, "a pod admitted", func() error { return n.TryCreate(kit.Pod("after")) })
+	n.WaitReady("after")
+	n.EventuallyApp("after", "get", "http://web")
+	operatorReady(t)
+	tr.WaitMore(20)
+	tr.MustBeWhole()
 }
