@@ -440,6 +440,15 @@ func TestPeersAreReported(t *testing.T) {
 	if len(events) != 2 || events[0] != `TunnelPeer peer-0 Warning PresharedKeyMissing Connect spec.presharedKey: the Secret tenantwire-psk-net has no entry "zero", or the gateway does not see it yet` {
 		t.Errorf("events: %q", events)
 	}
+	f.said, events = nil, nil
+	f.peers[0].Spec.Endpoint, f.peers[0].Spec.PresharedKey = "203.0.113.7:51820", nil
+	report = wire.PeerReport{Peers: []wire.PeerState{{PublicKey: keys[0]}}}
+	if code, text := call(t, srv, wire.PeersPath, gateway, report); code != 204 {
+		t.Fatal(code, text)
+	}
+	if want := "TunnelPeer peer-0 Normal Idle Connect no handshake in the last three minutes with spec.endpoint 203.0.113.7:51820"; len(events) != 1 || events[0] != want {
+		t.Errorf("events: %q, want %q", events, want)
+	}
 	b, err := json.Marshal(wire.PeerReport{Peers: slices.Repeat([]wire.PeerState{{PublicKey: keys[0], Connected: true, LastHandshake: time.Now()}}, wire.MaxPeerStates)})
 	if err != nil || len(b) > wire.MaxBody {
 		t.Errorf("the largest report has %d bytes, %v; at most %d are read", len(b), err, wire.MaxBody)

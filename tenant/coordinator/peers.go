@@ -54,19 +54,32 @@ func (s *Server) peers(w http.ResponseWriter, r *http.Request, id Identity) erro
 		if err := s.Store.WritePeer(r.Context(), p, c, said.LastHandshake); err != nil {
 			return err
 		}
-		if old := meta.FindStatusCondition(p.Status.Conditions, c.Type); said.KeptOut != "" && (old == nil || old.Reason != c.Reason) {
-			s.event(corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "TunnelPeer", Namespace: p.Namespace, Name: p.Name, UID: p.UID},
-				corev1.EventTypeWarning, tenant.Reason(c.Reason), "Connect", c.Message)
+		if old := meta.FindStatusCondition(p.Status.Conditions, c.Type); old == nil || old.Reason != c.Reason {
+			s.tellPeer(p, said, c)
 		}
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
+// tellPeer makes an Event of what became of a peer, if it is kept out, or is to be dialled and is silent.
+func (s *Server) tellPeer(p *v1alpha1.TunnelPeer, said wire.PeerState, c metav1.Condition) {
+	kind := corev1.EventTypeWarning
+	switch {
+	case said.KeptOut != "":
+	case c.Reason == string(tenant.ReasonIdle) && p.Spec.Endpoint != "":
+		kind = corev1.EventTypeNormal // it may have nothing to say
+	default:
+		return
+	}
+	s.event(corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "TunnelPeer", Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+		kind, tenant.Reason(c.Reason), "Connect", c.Message)
+}
+
 // connectedCondition is Unknown for a peer that was not heard of lately: one that has nothing to say is as silent as one that is gone.
 func connectedCondition(p *v1alpha1.TunnelPeer, said wire.PeerState) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionConnected, Status: metav1.ConditionUnknown, Reason: string(tenant.ReasonIdle),
-		Message: "no handshake in the last three minutes", ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(time.Now())}
+		Message: "no handshake in the last three minutes" + at(p), ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(time.Now())}
 	secret := tenant.PresharedKeys(p.Spec.Tunnel)
 	switch {
 	case said.Connected:
@@ -84,4 +97,12 @@ func connectedCondition(p *v1alpha1.TunnelPeer, said wire.PeerState) metav1.Cond
 		c.LastTransitionTime = old.LastTransitionTime
 	}
 	return c
+}
+
+// at says where a peer is dialled.
+func at(p *v1alpha1.TunnelPeer) string {
+	if p.Spec.Endpoint == "" {
+		return ""
+	}
+	return " with spec.endpoint " + p.Spec.Endpoint
 }
