@@ -25,6 +25,7 @@ type site struct {
 	// preshared is in the file psk, for those peers that are to have it.
 	preshared key.Preshared
 	address   string
+	exposed   string // more entries of the file's expose
 	node      string // where it runs; empty: anywhere
 }
 
@@ -49,10 +50,7 @@ func (s *site) start(name string, member *v1alpha1.TunnelMember) (endpoint strin
 // startWith runs the site with the given part of its file, and returns where it listens.
 func (s *site) startWith(name, more string) (endpoint string) {
 	s.n.T.Helper()
-	s.n.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{
-		"key": s.private.Reveal(),
-		"psk": s.preshared.Reveal(),
-		"site.yaml": fmt.Sprintf(`interface:
+	return s.run(name, fmt.Sprintf(`interface:
   privateKeyFile: key
   addresses: [%s/32]
   listenPort: 51820
@@ -60,9 +58,16 @@ expose:
 - port: 8080
 - port: 5353
   protocol: UDP
-health: 0.0.0.0:8090
+%shealth: 0.0.0.0:8090
 %s
-`, s.address, more)}})
+`, s.address, s.exposed, more))
+}
+
+// run runs the site with a file, and returns where it listens. Its health is to be on port 8090.
+func (s *site) run(name, file string) (endpoint string) {
+	s.n.T.Helper()
+	s.n.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{
+		"key": s.private.Reveal(), "psk": s.preshared.Reveal(), "site.yaml": file}})
 	p := kit.Pod(name, "serve", "http=127.0.0.1:8080", "udp-echo=127.0.0.1:5353")
 	p.Labels["site"] = "office"
 	p.Spec.NodeName = s.node
