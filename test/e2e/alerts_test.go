@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -184,20 +185,23 @@ func portTaken(_ *testing.T, n *kit.Namespace) {
 	})
 }
 
-// lesserDatapath has a namespace lose the right to a real interface after the first pod.
+// lesserDatapath has a pod's sidecar start again where it finds no IPv6, without which there is no real interface.
 func lesserDatapath(t *testing.T, n *kit.Namespace) {
 	cluster.NeedTUN(t)
 	n.Tunnel("main", datapath(v1alpha1.DatapathAuto))
-	n.Create(kit.Pod("first"))
-	n.WaitReady("first")
-	n.Label(map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
-	kit.Eventually(t, kit.Deadline, "a pod without an interface", func() error { // the webhook sees the label a moment later
-		p := kit.Pod("second")
-		n.Create(p)
-		n.WaitReady("second")
+	n.Create(kit.Pod("first"), kit.Pod("second"))
+	n.WaitReady("first", "second")
+	if d := n.Member("second").Status.Datapath; d == v1alpha1.DatapathNetstack {
+		t.Fatalf("the datapath is %s already", d)
+	}
+	var p corev1.Pod
+	n.Read("second", &p)
+	pid := kit.ContainerPID(t, p.Spec.NodeName, kit.SidecarStatus(&p).ContainerID)
+	kit.NodeExec(t, p.Spec.NodeName, "nsenter", "-t", strconv.Itoa(pid), "-n", "sh", "-c",
+		"for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >$f; done")
+	kit.KillSidecar(t, &p)
+	kit.Eventually(t, kit.Deadline, "a pod without an interface", func() error {
 		if d := n.Member("second").Status.Datapath; d != v1alpha1.DatapathNetstack {
-			n.Remove(p)
-			n.WaitGone(p)
 			return errorf("the datapath is %s", d)
 		}
 		return nil
@@ -231,7 +235,7 @@ func manyHandshakes(t *testing.T, n *kit.Namespace) {
 	if err := os.WriteFile(bare, []byte(stripped.Stdout), 0o600); err != nil || stripped.Code != 0 {
 		t.Fatalf("%v: %s", err, stripped)
 	}
-	iface := strings.TrimSuffix(laptop.Config()[strings.LastIndex(laptop.Config(), "/")+1:], ".conf")
+	iface := interfaceOf(laptop)
 	laptop.Start("sh", "-c", "while :; do wg setconf "+iface+" /dev/null; wg setconf "+iface+" "+bare+"; sleep 1.5; done")
 }
 
@@ -271,4 +275,9 @@ func dashboardShows(t *testing.T, p *prom.Prometheus, namespace string) {
 	if asked < 30 {
 		t.Errorf("%d queries", asked)
 	}
+}
+
+// interfaceOf is what wg-quick calls a laptop's interface.
+func interfaceOf(laptop *kit.Laptop) string {
+	return strings.TrimSuffix(filepath.Base(laptop.Config()), ".conf")
 }

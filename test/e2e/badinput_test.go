@@ -130,7 +130,7 @@ func startLaptopPing(t *testing.T, laptop *kit.Laptop, address string) *laptopPi
 	dir := t.TempDir()
 	p := &laptopPing{t, filepath.Join(dir, "ping"), filepath.Join(dir, "handshakes")}
 	laptop.Start("sh", "-c", "exec workload tcp-ping -interval 100ms -duration 1h -gaps 5s "+address+" >"+p.printed+" 2>&1")
-	laptop.Start("sh", "-c", "while :; do wg show all latest-handshakes >>"+p.seen+"; sleep 1; done")
+	laptop.Start("sh", "-c", "while :; do wg show "+interfaceOf(laptop)+" latest-handshakes >>"+p.seen+"; sleep 1; done")
 	p.goesOn()
 	return p
 }
@@ -172,8 +172,8 @@ func (p *laptopPing) handshakes() int {
 	}
 	times := map[string]bool{}
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 3 && f[2] != "0" {
-			times[f[2]] = true
+		if f := strings.Fields(line); len(f) == 2 && f[1] != "0" {
+			times[f[1]] = true
 		}
 	}
 	return len(times)
