@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -84,6 +85,12 @@ func (d *Device) Drops() map[string]uint64 {
 	out["ForeignDestination"] = s.DropDestination
 	out["OverLimit"] = s.DropTCPRequests + s.DropUDPFlows
 	return out
+}
+
+// GroupBy sets which addresses are one peer's; see datapath.Grouper.
+func (d *Device) GroupBy(peerOf func(netip.Addr) netip.Addr) {
+	d.Stack.GroupBy(peerOf)
+	d.ShareBy(peerOf)
 }
 
 // Kind is Netstack.

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -137,6 +138,12 @@ func Probe(name string, like datapath.Interface) error {
 		return err
 	}
 	return errors.Join(oslink.Probe(name, like), t.Close())
+}
+
+// GroupBy sets which addresses are one peer's; see datapath.Grouper.
+func (d *Device) GroupBy(peerOf func(netip.Addr) netip.Addr) {
+	d.Link.GroupBy(peerOf)
+	d.ShareBy(peerOf)
 }
 
 // Kind is TUN.

@@ -72,7 +72,9 @@ type Engine struct {
 	limits  atomic.Pointer[limits]   // nil: peers may take what they can
 	tap     atomic.Pointer[onlooker] // nil: nobody is shown packets
 	count   counters
-	holders holders
+
+	standsFor atomic.Pointer[func(netip.Addr) netip.Addr] // nil: each inner address for itself
+	holders   holders
 
 	mu     sync.RWMutex // guards what follows
 	peers  map[key.Public]*peer
@@ -100,6 +102,7 @@ type counters struct {
 	notForwarded      atomic.Uint64 // from one peer to another that it may not reach through us
 	expired           atomic.Uint64 // made its last hop here, and was for somebody else
 	receiveLimit      atomic.Uint64 // of a peer that has received more than its bandwidth
+	overShare         atomic.Uint64 // of a peer that had its share, while the socket overflowed
 	sendLimit         atomic.Uint64 // to a peer that was sent more than its bandwidth
 	handshakesLimit   atomic.Uint64 // more than a peer may begin
 	handshakesRefused atomic.Uint64
@@ -113,7 +116,7 @@ func (e *Engine) Drops() map[string]uint64 {
 		"NoPeer": c.noPeer.Load(), "SendError": c.sendErrors.Load(), "Malformed": c.malformed.Load(), "NoSession": c.noSession.Load(),
 		"Unauthentic": c.unauthentic.Load(), "Replayed": c.replayed.Load(), "ForeignSource": c.source.Load(),
 		"NotForwarded": c.notForwarded.Load(), "HopLimit": c.expired.Load(),
-		"ReceiveLimit": c.receiveLimit.Load(), "SendLimit": c.sendLimit.Load(), "HandshakeLimit": c.handshakesLimit.Load(),
+		"OverShare": c.overShare.Load(), "ReceiveLimit": c.receiveLimit.Load(), "SendLimit": c.sendLimit.Load(), "HandshakeLimit": c.handshakesLimit.Load(),
 		"HandshakeRefused": c.handshakesRefused.Load(), "HandshakeLost": c.handshakesLost.Load(),
 	}
 }
@@ -139,8 +142,8 @@ func Open(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("listen on UDP port %d: %w", o.ListenPort, err)
 	}
 	e.port = e.sockets.port
-	for _, s := range e.sockets.all() {
-		e.readers.Go(func() { e.read(s) })
+	for i, s := range e.sockets.all() {
+		e.readers.Go(func() { e.read(i, s) })
 	}
 	n := min(4, runtime.GOMAXPROCS(0))
 	e.workers.Add(n)
@@ -169,9 +172,13 @@ func (e *Engine) peer(k key.Public) *peer {
 	return e.peers[k]
 }
 
+// ShareBy sets what finds the inner address that stands for all of a sender's, where one peer passes on what many send; see
+// datapath.Grouper.
+func (e *Engine) ShareBy(of func(netip.Addr) netip.Addr) { e.standsFor.Store(&of) }
+
 // read reads one socket until it is closed.
-func (e *Engine) read(s *socket) {
-	r := receiver{engine: e, plain: make([][]byte, 0, MaxPackets)}
+func (e *Engine) read(which int, s *socket) {
+	r := receiver{engine: e, plain: make([][]byte, 0, MaxPackets), socket: which}
 	in := s.newInbox()
 	for {
 		messages, err := in.read()
@@ -184,6 +191,7 @@ func (e *Engine) read(s *socket) {
 			time.Sleep(readAgain)
 			continue
 		}
+		r.watch(s, in)
 		for i := range messages {
 			r.take(&messages[i])
 		}
@@ -259,6 +267,7 @@ func (e *Engine) change(c delta.Change, was, is datapath.Peer) {
 	}
 	p.configure(c) // before a new one can be found: without its preshared key it would spoil a handshake
 	p.remap(c, is)
+	p.carries.Store(!is.Outside && (len(is.AllowedIPs) > 1 || len(is.AllowedIPs) == 1 && !is.AllowedIPs[0].IsSingleIP()))
 	e.mu.Lock()
 	e.peers[c.PublicKey] = p
 	if c.Remove || c.ReplaceAllowedIPs {

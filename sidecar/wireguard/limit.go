@@ -151,8 +151,7 @@ func (p *peer) account(now instant) account {
 	return account{l.bandwidth, p.receives.room(now, l.bandwidth.burst)}
 }
 
-// refuses says whether the next packet is over the limit. It is asked before the packet is decrypted: that is what would keep the CPU
-// from others.
+// refuses says whether the next packet is over the limit.
 func (a *account) refuses() bool { return a.rate.bits != 0 && a.left <= 0 }
 
 // charge takes a packet that authenticated. What did not may be anybody's, who could spend a peer's share otherwise.

@@ -185,7 +185,7 @@ func TestReaderRests(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
-	go func() { defer close(ended); e.read(s) }()
+	go func() { defer close(ended); e.read(0, s) }()
 	time.Sleep(200 * time.Millisecond)
 	if n := h.n.Load(); n == 0 || n > 100 {
 		t.Errorf("%d attempts in 200 ms", n)

@@ -37,6 +37,8 @@ type peer struct {
 	sessions
 	events
 	buckets
+	shares   [2]share    // by socket; each is its reader's
+	carries  atomic.Bool // packets of many: a gateway, not one of those that a gateway limits
 	waiting  atomic.Bool // there is, or was just now, something staged
 	flushing sync.Mutex
 

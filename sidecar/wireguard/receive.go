@@ -3,6 +3,7 @@ package wireguard
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 )
 
 // message is what one read brought: datagrams of equal size from one sender, the last may be shorter.
@@ -32,6 +33,7 @@ type receiver struct {
 
 	session *session // of the run
 	account account  // of its peer
+	share   *share   // of its peer; nil: there is no crowd, or it is its sources that share
 	now     instant
 	size    int // bytes on the wire
 	valid   int // packets that authenticated, keepalives included
@@ -43,6 +45,10 @@ type receiver struct {
 	hub     *hub      // nil: nothing is passed on
 	tap     *onlooker // nil: nobody is shown packets
 	transit transit
+
+	socket int // which of the engine's it reads
+	crowd  crowd
+	expiry *time.Timer // of the sieve; nil: it was never set
 }
 
 // take works through a message.
@@ -74,10 +80,12 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 			r.engine.count.noSession.Add(1)
 			return
 		}
-		r.session, r.account = s, s.peer.account(r.now)
+		r.session, r.account, r.share = s, s.peer.account(r.now), nil
+		if r.crowd.crowded(r.now) && !s.peer.carries.Load() {
+			r.share = r.crowd.share(s.peer, r.socket)
+		}
 	}
-	if r.account.refuses() {
-		r.engine.count.receiveLimit.Add(1)
+	if r.refuses(len(d)) {
 		return
 	}
 	plain, counter := r.session.open(d, &r.nonce)
@@ -97,6 +105,9 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 		return
 	}
 	r.account.charge(len(d))
+	if r.share != nil {
+		r.crowd.charge(r.share, len(d))
+	}
 	r.valid++
 	r.size += len(d)
 	packet := r.inner(d, plain)
@@ -109,6 +120,48 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 	if where == last {
 		r.release(s)
 	}
+}
+
+// watch looks whether there is a crowd, after each read.
+func (r *receiver) watch(s *socket, in *inbox) {
+	now := r.engine.now()
+	if !r.crowd.arrive(now, in.lost) && len(r.crowd.sieved) == 0 {
+		return
+	}
+	r.crowd.filled(in.filled(), now)
+	if !r.crowd.begin(now) {
+		return
+	}
+	if out, changed := r.crowd.resieve(r.socket, now); changed {
+		r.sieve(s, out)
+	}
+}
+
+// sieve has the system refuse some, for as long as it is said anew: who is refused all that wakes the reader could otherwise wait for ever.
+func (r *receiver) sieve(s *socket, out []sieved) {
+	if err := s.sieve(out); err != nil {
+		r.engine.log.Debug("sieve not set", "error", err) // the reader refuses all by itself then
+	}
+	if r.expiry == nil {
+		r.expiry = time.AfterFunc(sieveFor, func() { _ = s.sieve(nil) })
+	}
+	r.expiry.Reset(sieveFor)
+}
+
+// refuses says whether the run's peer has had enough, before anything is decrypted: that is what would keep the CPU from others.
+func (r *receiver) refuses(size int) bool {
+	switch {
+	case r.share != nil && r.crowd.refuses(r.share):
+		r.engine.count.overShare.Add(1)
+	case r.account.refuses():
+		r.engine.count.receiveLimit.Add(1)
+		if r.share != nil {
+			r.crowd.charge(r.share, size) // or a limit would hide from the crowd who fills the socket
+		}
+	default:
+		return false
+	}
+	return true
 }
 
 // inner is the packet to deliver, from where the header was; nil: there is none.
@@ -136,6 +189,10 @@ func (r *receiver) inner(d, plain []byte) []byte {
 		r.engine.count.source.Add(1)
 		return nil
 	}
+	if r.share == nil && r.crowd.crowded(r.now) && r.sourceRefused(src, len(d)) {
+		r.engine.count.overShare.Add(1)
+		return nil
+	}
 	if r.tap != nil {
 		(*r.tap)(plain[:n])
 	}
@@ -143,6 +200,21 @@ func (r *receiver) inner(d, plain []byte) []byte {
 		return nil
 	}
 	return d[:HeaderSize+n]
+}
+
+// sourceRefused is what a peer that carries packets of many is asked once its packet is decrypted.
+func (r *receiver) sourceRefused(src netip.Addr, size int) bool {
+	if of := r.engine.standsFor.Load(); of != nil {
+		if a := (*of)(src); a.IsValid() {
+			src = a
+		}
+	}
+	s := r.crowd.source(src)
+	if r.crowd.refuses(s) {
+		return true
+	}
+	r.crowd.charge(s, size)
+	return false
 }
 
 // release has what waited for the last packet delivered behind it.

@@ -120,3 +120,13 @@ func (ss *sessions) confirm() (over *session) {
 func (ss *sessions) clear() (over [3]*session) {
 	return [3]*session{ss.current.Swap(nil), ss.prev.Swap(nil), ss.next.Swap(nil)}
 }
+
+// indices are those that the peer addresses us by.
+func (ss *sessions) indices() (out []uint32) {
+	for _, s := range []*session{ss.current.Load(), ss.prev.Load(), ss.next.Load()} {
+		if s != nil {
+			out = append(out, s.local)
+		}
+	}
+	return out
+}

@@ -1,0 +1,225 @@
+package wireguard
+
+import (
+	"hash/maphash"
+	"math"
+	"net/netip"
+	"time"
+)
+
+// Whoever sends faster than a reader works fills its socket, and what then comes is lost, whoever it is from: one peer at full rate left
+// the others next to nothing. So from when the system says that the socket overflowed, the reader counts what each sender has it do. While
+// it overflows, the level falls: what a sender may have of each round. Of a sender above the level as much is refused as is above it, packets
+// singly and evenly, so that a TCP finds its rate; that costs a small part of the work, so the reader catches up. Senders below the level
+// are not touched. While nothing overflows the level rises, until nobody is above it; then it is gone. A reader that keeps up pays one
+// comparison a message.
+//
+// A sender is a peer, and is refused before its packets are decrypted. What a peer passes on for many, as a gateway does, is shared by
+// whoever is at the inner source address, and refused between decryption and delivery: that is the dear part where it ends.
+//
+// A reader that the machine lets wait for a millisecond finds the socket full of a flood all the same, and loses what came then. So of
+// peers of which much is refused the system refuses most, before it takes room in the socket (the sieve).
+const (
+	roundTime  = 10 * time.Millisecond
+	crowdedFor = 10 * time.Second // after the last overflow
+	firstLook  = 5                // rounds that are counted before there is a level
+	packetWork = 512              // bytes whose work is that of a packet, whatever its size
+	smoothing  = 8                // rounds that a sender's rate is taken over
+)
+
+// How full a socket may be: above the one it overflows, or did while nobody looked; above the other it will, unless less comes.
+const (
+	nearlyFull = 15.0 / 16
+	wellFilled = 3.0 / 4
+)
+
+// How the level moves in a round. A first fall is slight, as an honest sender slows down then by itself; while it overflows, each is four
+// times the one before; and what is refused already says how far off the level may be. Below the lowest it would not help: what is left is
+// the work of reading.
+const (
+	leastFall = 1.0 / 1024
+	mostFall  = 1.0 / 2
+	rise      = 1.0 / 64
+	lowest    = 1.0 / 32 // of the highest rate
+)
+
+// What the system refuses.
+const (
+	sieveSeen  = 4  // times the level comes through, to see what there is
+	sieveEvery = 10 // rounds, until it is set anew
+	sieveFor   = 3 * sieveEvery * roundTime
+	mostHeavy  = 64 // that are looked at for it
+)
+
+// crowd is what the senders of one reader share. Only the reader touches it.
+type crowd struct {
+	until    instant // it is looked at
+	lost     uint32  // packets that the socket had no room for, as last told
+	round    int64
+	looked   int     // rounds since it began
+	fill     float64 // part of the socket's room that is taken, and that was at the end of the last round
+	filledAs float64
+	over     bool    // the socket overflowed in this round
+	level    float64 // work of a round; zero: none
+	fall     float64
+	most     float64 // the highest rate in the last round, and so far in this
+	peak     float64
+
+	heavy  []*peer // since the sieve was last set, of which much is refused
+	sieved []*peer // those that the sieve is for
+	set    int64   // the round in which that was
+
+	seed    maphash.Seed
+	sources *[256]share // by a hash that nobody else knows; nil: none yet
+}
+
+// share is what a sender has of a reader.
+type share struct {
+	round   int64
+	work    float64 // in the round: bytes, and packets, with what was refused beside them
+	rate    float64 // the same by the round, smoothed
+	refused float64 // the part that is above the level
+	sieved  float64 // the part that the system refuses
+	here    float64 // the part of the rest that is refused here
+	owed    float64 // of the next packet to be refused
+}
+
+// arrive takes note of how much the socket has lost since it was made, and says whether there is a crowd.
+func (c *crowd) arrive(now instant, lost uint32) bool {
+	if lost != c.lost && len(c.sieved) == 0 { // what is sieved counts as lost too
+		if !c.crowded(now) {
+			c.round, c.looked, c.level, c.fall, c.most, c.peak = c.roundAt(now), 0, 0, leastFall, 0, 0
+		}
+		c.overflow(now)
+	}
+	c.lost = lost
+	return c.crowded(now)
+}
+
+// overflow says that the socket had no room.
+func (c *crowd) overflow(now instant) { c.over, c.until = true, now.add(crowdedFor) }
+
+// filled takes note of which part of the socket's room is taken.
+func (c *crowd) filled(part float64, now instant) {
+	if c.fill = part; part > nearlyFull {
+		c.overflow(now)
+	}
+}
+
+// begin begins a round if it is time; false if it is not.
+func (c *crowd) begin(now instant) bool {
+	round := c.roundAt(now)
+	if round == c.round {
+		return false
+	}
+	c.next(round)
+	return true
+}
+
+func (c *crowd) crowded(now instant) bool { return now < c.until }
+
+func (c *crowd) roundAt(now instant) int64 { return int64(now) / int64(roundTime) }
+
+// next begins a round: it moves the level.
+func (c *crowd) next(round int64) {
+	passed := min(float64(round-c.round), float64(crowdedFor/roundTime))
+	c.round, c.most, c.peak = round, max(c.peak, c.most*(1-1.0/smoothing)), 0
+	c.looked++
+	if c.fill > wellFilled && c.fill >= c.filledAs { // and who has begun to catch up needs time
+		c.over = true
+	}
+	c.filledAs, c.fill = c.fill, 0
+	switch {
+	case c.looked < firstLook || c.most == 0:
+	case c.over:
+		if c.level == 0 || c.level > c.most {
+			c.level = c.most
+		}
+		c.level *= 1 - max(c.fall, (1-c.level/c.most)/4)
+		c.fall = min(4*c.fall, mostFall)
+	default:
+		c.fall = max(c.fall/2, leastFall)
+		if c.level *= math.Pow(1+rise, passed); c.level > 2*c.most {
+			c.level = 0
+		}
+	}
+	if c.level > 0 {
+		c.level = max(c.level, c.most*lowest)
+	}
+	c.over = false
+}
+
+// refuses says whether a sender's next packet is one to refuse.
+func (c *crowd) refuses(s *share) bool {
+	if s.round != c.round {
+		c.settle(s)
+	}
+	if s.owed += s.here; s.owed < 1 {
+		return false
+	}
+	s.owed--
+	return true
+}
+
+// settle begins a sender's round.
+func (c *crowd) settle(s *share) {
+	s.rate += (s.work - s.rate) / smoothing
+	s.rate *= math.Pow(1-1.0/smoothing, float64(c.round-s.round-1)) // rounds in which there was nothing
+	s.round, s.work, s.refused = c.round, 0, 0
+	if c.level > 0 && s.rate > c.level {
+		s.refused = min(1-c.level/s.rate, 1-lowest)
+	}
+	s.here = max(0, 1-(1-s.refused)/(1-s.sieved))
+	c.peak = max(c.peak, s.rate)
+}
+
+// charge takes a packet that was not refused and that authenticated: who forges a peer's index takes nothing of its share. It stands for
+// those that were refused beside it.
+func (c *crowd) charge(s *share, bytes int) {
+	s.work += float64(bytes+packetWork) / (1 - s.here) / (1 - s.sieved)
+}
+
+// share is a peer's.
+func (c *crowd) share(p *peer, socket int) *share {
+	s := &p.shares[socket]
+	if s.round != c.round {
+		if c.settle(s); s.refused > 0 && len(c.heavy) < mostHeavy {
+			c.heavy = append(c.heavy, p)
+		}
+	}
+	return s
+}
+
+// resieve says, every so often, what the system is to refuse from now on; false: what it does already.
+func (c *crowd) resieve(socket int, now instant) (out []sieved, changed bool) {
+	if len(c.heavy)+len(c.sieved) == 0 || c.round < c.set+sieveEvery {
+		return nil, false
+	}
+	for _, p := range c.sieved {
+		p.shares[socket].sieved = 0
+	}
+	changed = len(c.sieved) > 0
+	c.set, c.sieved = c.round, nil
+	for _, p := range c.heavy {
+		s := &p.shares[socket]
+		part := 1 - sieveSeen*(1-s.refused)
+		if part <= 0 || s.sieved > 0 { // it was heavy in several rounds
+			continue
+		}
+		s.sieved, c.sieved = part, append(c.sieved, p)
+		for _, n := range p.indices() {
+			out = append(out, sieved{n, part})
+		}
+	}
+	clear(c.heavy)
+	c.heavy = c.heavy[:0]
+	return out, changed || len(c.sieved) > 0
+}
+
+// source is the share of an inner source address, or of whomever it stands for. A hash may put two together.
+func (c *crowd) source(a netip.Addr) *share {
+	if c.sources == nil {
+		c.seed, c.sources = maphash.MakeSeed(), new([256]share)
+	}
+	return &c.sources[maphash.Comparable(c.seed, a)%uint64(len(c.sources))]
+}
