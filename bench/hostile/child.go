@@ -2,31 +2,28 @@ package hostile
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
-	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"runtime"
-	"sync"
 	"time"
 
-	"github.com/tenantwire/tenantwire/bench/noise"
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/device"
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/relay"
 )
 
-// command is a line that a child reads; it answers each with a line of its drops.
+// command is a line that a child reads; it answers each, but for the first, with its counts.
 type command struct {
-	Address netip.Prefix // first of all: its inner address
-	Peers   []peer       // to know besides
-	Limits  *datapath.Limits
-	Flood   string     // udp, handshakes, connections; empty: stop
-	Through key.Public // the gateway to flood
-	At      netip.AddrPort
-	To      netip.AddrPort // behind it
+	Address     netip.Prefix // first of all: its inner address
+	Peers       []peer       // to know besides
+	Limits      *datapath.Limits
+	Connections int        // of a member: how many each outside peer may have; zero: what is usual
+	Flood       string     // see the floods; empty: stop
+	Through     key.Public // the gateway to flood
+	At          netip.AddrPort
+	To          netip.AddrPort // behind it
 }
 
 // peer is a datapath's, without what has no form in JSON.
@@ -54,142 +51,105 @@ type hello struct {
 	Port      uint16
 }
 
-// Child is a gateway, or a peer that floods, until in ends. Either is a process of its own, with one CPU, as sidecars are.
+// counts are what a child has counted since it began.
+type counts struct {
+	Drops map[string]uint64
+	Came  int64 // bytes from the victim into a member's sink
+	Bulk  int64 // bytes from others
+}
+
+// The roles of children.
+const (
+	roleHub    = "hub"
+	roleFlood  = "flood"
+	roleMember = "member"
+)
+
+// process is what a child is made of.
+type process struct {
+	device *device.Device
+	relay  *relay.Relay // of a member
+	server *server      // of a member
+	flood  flooder
+}
+
+// Child is a gateway, a member or a peer that floods, until in ends. Each is a process of its own, with one CPU, as sidecars are.
 func Child(role string, in io.Reader, out io.Writer) error {
 	runtime.GOMAXPROCS(1)
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 1<<20)
 	private, answers := key.NewPrivate(), json.NewEncoder(out)
-	var d *device.Device
-	f := flooder{private: private}
+	var p process
+	defer p.close()
 	for lines.Scan() {
 		var c command
 		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
 			return err
 		}
-		if d == nil {
-			var err error
-			if d, err = device.Open(device.Options{PrivateKey: private, Interface: datapath.Interface{
-				Addresses: []netip.Prefix{c.Address}, MTU: mtu, Hub: role == "hub"}}); err != nil {
+		var answer any
+		if p.device == nil {
+			if err := p.open(role, private, c.Address); err != nil {
 				return err
 			}
-			defer d.Close()
-			f.device, f.inner = d, c.Address.Addr()
-			if err := answers.Encode(hello{private.Public(), d.ListenPort()}); err != nil {
+			answer = hello{private.Public(), p.device.ListenPort()}
+		} else {
+			if err := p.do(c); err != nil {
 				return err
 			}
-			continue
+			answer = p.counts()
 		}
-		if err := d.UpdatePeers(c.peers(), nil); err != nil {
-			return err
-		}
-		if c.Limits != nil {
-			d.SetLimits(*c.Limits)
-		}
-		f.stop()
-		if err := f.start(c); err != nil {
-			return err
-		}
-		if err := answers.Encode(d.Drops()); err != nil {
+		if err := answers.Encode(answer); err != nil {
 			return err
 		}
 	}
-	f.stop()
 	return lines.Err()
 }
 
-// flooder is the hostile peer.
-type flooder struct {
-	device  *device.Device
-	inner   netip.Addr
-	private key.Private
-	cancel  context.CancelFunc
-	running sync.WaitGroup
-}
-
-func (f *flooder) stop() {
-	if f.cancel != nil {
-		f.cancel()
-		f.running.Wait()
-		f.cancel = nil
+func (p *process) open(role string, private key.Private, address netip.Prefix) (err error) {
+	if p.device, err = device.Open(device.Options{PrivateKey: private, Interface: datapath.Interface{
+		Addresses: []netip.Prefix{address}, MTU: mtu, Hub: role == roleHub}}); err != nil {
+		return err
 	}
-}
-
-func (f *flooder) start(c command) error {
-	if c.Flood == "" {
+	p.flood = flooder{device: p.device, inner: address.Addr(), private: private}
+	if role != roleMember {
 		return nil
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	f.cancel = cancel
-	switch c.Flood {
-	case "udp":
-		f.running.Go(func() { f.packets(ctx, c.To.Addr()) })
-	case "handshakes":
-		return f.handshakes(ctx, c)
-	case "connections":
-		for range 64 {
-			f.running.Go(func() { f.connections(ctx, c.To) })
-		}
-	default:
-		return fmt.Errorf("no flood %q", c.Flood)
-	}
-	return nil
-}
-
-// packets sends what fills one message after the other, to a port where nobody is.
-func (f *flooder) packets(ctx context.Context, to netip.Addr) {
-	const size, count = 1400, 45
-	inner := datagram(f.inner, to, size)
-	for ctx.Err() == nil {
-		b := f.device.NewBatch(count * mtu)
-		for range count {
-			copy(b.Next(size), inner)
-		}
-		f.device.Send(to, b)
-	}
-}
-
-// handshakes sends initiations, genuine ones and then the same again, with the peer's own key.
-func (f *flooder) handshakes(ctx context.Context, c command) error {
-	i, err := noise.NewInitiator(f.private.ECDH().Bytes(), c.Through[:])
-	if err != nil {
+	if p.server, err = serve(); err != nil {
 		return err
 	}
-	var all [][]byte
-	for n := range 2000 {
-		m, err := i.Initiation(uint32(n), time.Now().Add(time.Duration(n)*20*time.Millisecond))
-		if err != nil {
-			return err
-		}
-		all = append(all, m)
-	}
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(c.At))
-	if err != nil {
-		return err
-	}
-	f.running.Go(func() {
-		defer conn.Close()
-		for n := 0; ctx.Err() == nil; n++ {
-			_, _ = conn.Write(all[n%len(all)]) // what is lost is lost
-		}
-	})
-	return nil
+	p.relay = relay.New(relay.Options{Network: p.device})
+	return p.relay.SetInbound([]relay.Inbound{{Port: echoPort, Protocol: relay.TCP, To: p.server.echo},
+		{Port: sinkPort, Protocol: relay.TCP, To: p.server.sink}, {Port: bulkPort, Protocol: relay.TCP, To: p.server.bulk}})
 }
 
-// connections opens as many as it gets and holds them.
-func (f *flooder) connections(ctx context.Context, to netip.AddrPort) {
-	var held []net.Conn
-	defer func() {
-		for _, c := range held {
-			_ = c.Close()
-		}
-	}()
-	for ctx.Err() == nil {
-		dial, cancel := context.WithTimeout(ctx, 2*time.Second)
-		c, err := f.device.DialTCP(dial, to)
-		cancel()
-		if err == nil {
-			held = append(held, c)
-		}
+func (p *process) do(c command) error {
+	if err := p.device.UpdatePeers(c.peers(), nil); err != nil {
+		return err
+	}
+	if c.Limits != nil {
+		p.device.SetLimits(*c.Limits)
+	}
+	if p.relay != nil {
+		p.relay.SetPeerLimits(c.Connections, 0)
+	}
+	p.flood.stop()
+	return p.flood.start(c)
+}
+
+func (p *process) counts() counts {
+	c := counts{Drops: p.device.Drops()}
+	if p.server != nil {
+		c.Came, c.Bulk = p.server.came.Load(), p.server.others.Load()
+	}
+	return c
+}
+
+func (p *process) close() {
+	p.flood.stop()
+	if p.relay != nil {
+		_ = p.relay.Close()
+	}
+	if p.device != nil {
+		_ = p.device.Close()
 	}
 }

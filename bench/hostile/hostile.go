@@ -2,8 +2,10 @@
 // connections.
 //
 //	victim ──┐
-//	         ├── gateway (a process of its own) ── member, with a relay
-//	hostile ─┘        (a process of its own)
+//	         ├── gateway ── member, with a relay
+//	hostile ─┘
+//
+// Each is a process of its own with one CPU, but the victim, which measures.
 //
 // The victim sends a stream of a given rate and, apart from that, connects, asks and closes, over and over. Each state is measured in
 // each round, in turn: alone, beside a flood through another gateway (what it costs the machine to send it), beside a flood through the
@@ -27,7 +29,6 @@ import (
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/device"
 	"github.com/tenantwire/tenantwire/sidecar/key"
-	"github.com/tenantwire/tenantwire/sidecar/relay"
 )
 
 // Options say what is measured.
@@ -36,9 +37,13 @@ type Options struct {
 	Time      time.Duration // of each measurement
 	Stream    int64         // bits per second that the victim has to send
 	Bandwidth int64         // bits per second of each peer, where there are limits
+	Floods    []string
 }
 
 const mtu = 1420
+
+// pause is for what the last flood left behind.
+const pause = 500 * time.Millisecond
 
 var (
 	member  = netip.MustParseAddr("10.9.0.1")
@@ -104,24 +109,23 @@ func (c *child) close() {
 
 // lab is everything.
 type lab struct {
-	o                     Options
-	gateway, other, flood *child
-	member, victim        *device.Device
-	relay                 *relay.Relay
-	server                *server
+	o                             Options
+	gateway, other, flood, member *child
+	victim                        *device.Device
+	connections                   int // that the member allows a peer now
 }
 
-// open makes a device of ours that knows the gateway.
-func (l *lab) open(inner netip.Addr, reaches ...netip.Addr) (*device.Device, error) {
+// open makes the victim's device, which knows the gateway.
+func (l *lab) open() (err error) {
 	private := key.NewPrivate()
-	d, err := device.Open(device.Options{PrivateKey: private, Interface: datapath.Interface{Addresses: []netip.Prefix{host(inner)}, MTU: mtu}})
-	if err != nil {
-		return nil, err
+	if l.victim, err = device.Open(device.Options{PrivateKey: private,
+		Interface: datapath.Interface{Addresses: []netip.Prefix{host(victim)}, MTU: mtu}}); err != nil {
+		return err
 	}
-	known := peer{PublicKey: private.Public(), AllowedIPs: []netip.Prefix{host(inner)}, Outside: inner != member,
-		Endpoint: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), d.ListenPort())}
-	return d, errors.Join(d.UpdatePeers([]datapath.Peer{l.gateway.peer(reaches...).datapath()}, nil),
-		l.gateway.ask(command{Peers: []peer{known}}, &map[string]uint64{}))
+	known := peer{PublicKey: private.Public(), AllowedIPs: []netip.Prefix{host(victim)}, Outside: true,
+		Endpoint: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), l.victim.ListenPort())}
+	return errors.Join(l.victim.UpdatePeers([]datapath.Peer{l.gateway.peer(member).datapath()}, nil),
+		l.gateway.ask(command{Peers: []peer{known}}, &counts{}))
 }
 
 func newLab(ctx context.Context, o Options) (*lab, error) {
@@ -131,43 +135,27 @@ func newLab(ctx context.Context, o Options) (*lab, error) {
 		to    **child
 		role  string
 		inner string
-	}{{&l.gateway, "hub", "10.9.0.254"}, {&l.other, "hub", "10.9.1.254"}, {&l.flood, "flood", hostile.String()}} {
+	}{{&l.gateway, roleHub, "10.9.0.254"}, {&l.other, roleHub, "10.9.1.254"}, {&l.flood, roleFlood, hostile.String()}, {&l.member, roleMember, member.String()}} {
 		if *c.to, err = start(ctx, c.role, netip.MustParseAddr(c.inner)); err != nil {
 			return l, err
 		}
 	}
-	if l.member, err = l.open(member, victim, hostile); err != nil {
-		return l, err
-	}
-	if l.victim, err = l.open(victim, member); err != nil {
-		return l, err
-	}
-	attacker, none := l.flood.peer(hostile), map[string]uint64{}
+	attacker := l.flood.peer(hostile)
 	attacker.Outside = true
-	if err := errors.Join(l.gateway.ask(command{Peers: []peer{attacker}}, &none), l.other.ask(command{Peers: []peer{attacker}}, &none),
-		l.flood.ask(command{Peers: []peer{l.gateway.peer(member), l.other.peer(decoyed)}}, &none)); err != nil {
-		return l, err
-	}
-	if l.server, err = serve(); err != nil {
-		return l, err
-	}
-	l.relay = relay.New(relay.Options{Network: l.member})
-	return l, l.relay.SetInbound([]relay.Inbound{{Port: echoPort, Protocol: relay.TCP, To: l.server.echo}, {Port: sinkPort, Protocol: relay.TCP, To: l.server.sink}})
+	return l, errors.Join(l.gateway.ask(command{Peers: []peer{attacker, l.member.peer(member)}}, &counts{}),
+		l.other.ask(command{Peers: []peer{attacker}}, &counts{}),
+		l.member.ask(command{Peers: []peer{l.gateway.peer(victim, hostile)}}, &counts{}),
+		l.flood.ask(command{Peers: []peer{l.gateway.peer(member), l.other.peer(decoyed)}}, &counts{}), l.open())
 }
 
 func (l *lab) close() {
-	for _, c := range []*child{l.flood, l.gateway, l.other} {
+	for _, c := range []*child{l.flood, l.gateway, l.other, l.member} {
 		if c != nil && c.end != nil {
 			c.close()
 		}
 	}
-	if l.relay != nil {
-		_ = l.relay.Close()
-	}
-	for _, d := range []*device.Device{l.victim, l.member} {
-		if d != nil {
-			_ = d.Close()
-		}
+	if l.victim != nil {
+		_ = l.victim.Close()
 	}
 }
 
@@ -177,11 +165,11 @@ type state struct {
 	beside string // other, open, limits
 }
 
-func states() []state {
+func (l *lab) states() []state {
 	out := []state{{"", "alone"}, {"", "limits"}}
-	for _, flood := range []string{"udp", "handshakes", "connections"} {
+	for _, flood := range l.o.Floods {
 		for _, beside := range []string{"other", "open", "limits"} {
-			if flood != "connections" || beside != "other" { // nobody listens there
+			if flood != floodConnections && flood != floodBulk || beside != "other" { // nobody listens there
 				out = append(out, state{flood, beside})
 			}
 		}
@@ -195,14 +183,18 @@ func (l *lab) enter(s state) error {
 	if s.beside == "limits" {
 		limits, connections = datapath.Limits{Bandwidth: l.o.Bandwidth, Handshakes: 60}, 64
 	}
-	l.relay.SetPeerLimits(connections, 0)
+	l.connections = connections
 	through, to := l.gateway, member
 	if s.beside == "other" {
 		through, to = l.other, decoyed
 	}
-	drops := map[string]uint64{}
-	return errors.Join(l.gateway.ask(command{Limits: &limits}, &drops), l.other.ask(command{Limits: &datapath.Limits{Bandwidth: 64_000}}, &drops),
-		l.flood.ask(command{Flood: s.flood, Through: through.PublicKey, At: through.at(), To: netip.AddrPortFrom(to, echoPort)}, &drops))
+	if err := l.flood.ask(command{}, &counts{}); err != nil {
+		return err
+	}
+	time.Sleep(pause)
+	return errors.Join(l.gateway.ask(command{Limits: &limits}, &counts{}), l.other.ask(command{Limits: &datapath.Limits{Bandwidth: 64_000}}, &counts{}),
+		l.member.ask(command{Connections: connections}, &counts{}),
+		l.flood.ask(command{Flood: s.flood, Through: through.PublicKey, At: through.at(), To: netip.AddrPortFrom(to, echoPort)}, &counts{}))
 }
 
 // Run measures and writes a table.
@@ -216,7 +208,7 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 	}
 	got := map[state][]figures{}
 	for range o.Rounds {
-		for _, s := range states() {
+		for _, s := range l.states() {
 			if err := l.enter(s); err != nil {
 				return fmt.Errorf("%s, %s: %w", s.flood, s.beside, err)
 			}
@@ -228,38 +220,51 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 			got[s] = append(got[s], f)
 		}
 	}
-	return errors.Join(l.enter(state{}), report(out, got))
+	return errors.Join(l.enter(state{}), l.report(out, got))
 }
 
-// measured is measure with what the gateway dropped meanwhile.
+// asGateway and asMember are what these have counted.
+func (l *lab) asGateway() (c counts, err error) { err = l.gateway.ask(command{}, &c); return c, err }
+func (l *lab) asMember() (c counts, err error) {
+	err = l.member.ask(command{Connections: l.connections}, &c)
+	return c, err
+}
+
+// measured is measure with what was dropped meanwhile.
 func (l *lab) measured(ctx context.Context) (figures, error) {
-	before, after := map[string]uint64{}, map[string]uint64{}
-	if err := l.gateway.ask(command{}, &before); err != nil {
+	gateway, err1 := l.asGateway()
+	member, err2 := l.asMember()
+	if err := errors.Join(err1, err2); err != nil {
 		return figures{}, err
 	}
 	f, err := l.measure(ctx)
-	if err := errors.Join(err, l.gateway.ask(command{}, &after)); err != nil {
-		return f, err
-	}
-	f.dropped = map[string]uint64{}
-	for why, n := range after {
-		if n > before[why] {
-			f.dropped[why] = n - before[why]
-		}
-	}
-	return f, nil
+	after, err1 := l.asGateway()
+	behind, err2 := l.asMember()
+	f.dropped, f.lost = since(gateway.Drops, after.Drops), since(member.Drops, behind.Drops)
+	return f, errors.Join(err, err1, err2)
 }
 
-func report(out io.Writer, got map[state][]figures) error {
+func since(before, after map[string]uint64) map[string]uint64 {
+	out := map[string]uint64{}
+	for why, n := range after {
+		if n > before[why] {
+			out[why] = n - before[why]
+		}
+	}
+	return out
+}
+
+func (l *lab) report(out io.Writer, got map[state][]figures) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "flood\tgateway\tstream Mbit/s\t× alone\trequests p50 ms\tp99 ms\tfailed %\tdropped by the gateway, last round")
+	fmt.Fprintln(w, "flood\tgateway\tstream Mbit/s\t× alone\trequests p50 ms\tp99 ms\tfailed %\tothers Mbit/s\tdropped by the gateway, last round\tby the member")
 	alone := bench.Median(pick(got[state{"", "alone"}], func(f figures) float64 { return f.mbits }))
-	for _, s := range states() {
+	for _, s := range l.states() {
 		mbits := bench.Median(pick(got[s], func(f figures) float64 { return f.mbits }))
-		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.2f\t%.2f\t%.1f\t%.1f\t%v\n", s.flood, s.beside, mbits, mbits/alone,
+		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.2f\t%.2f\t%.1f\t%.1f\t%.0f\t%v\t%v\n", s.flood, s.beside, mbits, mbits/alone,
 			bench.Median(pick(got[s], func(f figures) float64 { return bench.Percentile(f.millis, 50) })),
 			bench.Median(pick(got[s], func(f figures) float64 { return bench.Percentile(f.millis, 99) })),
-			bench.Median(pick(got[s], func(f figures) float64 { return f.failed })), got[s][len(got[s])-1].dropped)
+			bench.Median(pick(got[s], func(f figures) float64 { return f.failed })),
+			bench.Median(pick(got[s], func(f figures) float64 { return f.bulk })), got[s][len(got[s])-1].dropped, got[s][len(got[s])-1].lost)
 	}
 	return w.Flush()
 }

@@ -14,30 +14,36 @@ import (
 const (
 	echoPort = 80
 	sinkPort = 81
+	bulkPort = 82 // the others' sink
 )
 
 // server is the member's application.
 type server struct {
-	echo, sink netip.AddrPort
-	came       atomic.Int64 // bytes into the sink
+	echo, sink, bulk netip.AddrPort
+	came, others     atomic.Int64 // bytes into the victim's sink, and into the others'
 }
 
 func serve() (*server, error) {
 	s := &server{}
 	echo, err1 := net.Listen("tcp", "127.0.0.1:0")
 	sink, err2 := net.Listen("tcp", "127.0.0.1:0")
-	if err := errors.Join(err1, err2); err != nil {
+	bulk, err3 := net.Listen("tcp", "127.0.0.1:0")
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
-	s.echo, s.sink = echo.Addr().(*net.TCPAddr).AddrPort(), sink.Addr().(*net.TCPAddr).AddrPort()
+	at := func(l net.Listener) netip.AddrPort { return l.Addr().(*net.TCPAddr).AddrPort() }
+	s.echo, s.sink, s.bulk = at(echo), at(sink), at(bulk)
 	go each(echo, func(c net.Conn) { _, _ = io.Copy(c, c) })
-	go each(sink, func(c net.Conn) { _, _ = io.Copy(s, c) })
+	go each(sink, func(c net.Conn) { _, _ = io.Copy(counter{&s.came}, c) })
+	go each(bulk, func(c net.Conn) { _, _ = io.Copy(counter{&s.others}, c) })
 	return s, nil
 }
 
-// Write counts.
-func (s *server) Write(b []byte) (int, error) {
-	s.came.Add(int64(len(b)))
+// counter counts what is written.
+type counter struct{ n *atomic.Int64 }
+
+func (c counter) Write(b []byte) (int, error) {
+	c.n.Add(int64(len(b)))
 	return len(b), nil
 }
 
@@ -57,9 +63,11 @@ func each(l net.Listener, f func(net.Conn)) {
 // figures are what the victim got.
 type figures struct {
 	mbits   float64
-	millis  []float64 // of each request
-	failed  float64   // percent of the requests
-	dropped map[string]uint64
+	millis  []float64         // of each request
+	failed  float64           // percent of the requests
+	bulk    float64           // Mbit/s that others got meanwhile
+	dropped map[string]uint64 // by the gateway
+	lost    map[string]uint64 // by the member
 }
 
 // measure has the victim send its stream, and then ask.
@@ -67,9 +75,17 @@ func (l *lab) measure(ctx context.Context) (figures, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*l.o.Time+10*time.Second)
 	defer cancel()
 	var f figures
-	before := l.server.came.Load()
+	before, err := l.asMember()
+	if err != nil {
+		return f, err
+	}
 	l.stream(ctx)
-	f.mbits = float64(l.server.came.Load()-before) * 8 / l.o.Time.Seconds() / 1e6
+	after, err := l.asMember()
+	if err != nil {
+		return f, err
+	}
+	rate := func(bytes int64) float64 { return float64(bytes) * 8 / l.o.Time.Seconds() / 1e6 }
+	f.mbits, f.bulk = rate(after.Came-before.Came), rate(after.Bulk-before.Bulk)
 	failed := 0
 	for begin := time.Now(); time.Since(begin) < l.o.Time; {
 		asked := time.Now()
