@@ -12,9 +12,9 @@ type Limits struct {
 }
 
 // A peer may exceed its bandwidth for a moment: by what passes in BurstTime, or by BurstBytes where that
-// is more.
+// is more. A TCP that loses the end of what it sent is silent for 200 ms; what the bucket does not hold of that time is lost to it.
 const (
-	BurstTime  = 100 * time.Millisecond
+	BurstTime  = 300 * time.Millisecond
 	BurstBytes = 64 << 10
 )
 

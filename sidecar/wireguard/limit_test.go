@@ -116,9 +116,10 @@ func TestReceiveLimit(t *testing.T) {
 		for range 1000 {
 			pass(time.Millisecond)
 			h.take(h.sealed(1392))
+			h.take(h.sealed(1392))
 		}
-		if got := (rx() - before) / size; got < 920 || got > 1000 {
-			t.Errorf("%d packets passed in a second at the new rate, want 878 and a burst of 88", got)
+		if got := (rx() - before) / size; got < 1100 || got > 1180 {
+			t.Errorf("%d packets passed in a second at the new rate, want 878 and a burst of 263", got)
 		}
 		h.b.SetLimits(datapath.Limits{Bandwidth: 10 * megabit})
 		before = rx()
