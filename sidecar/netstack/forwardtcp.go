@@ -28,8 +28,7 @@ func (s *Stack) forwardTCP(r *tcp.ForwarderRequest) {
 	local, remote := ends(r.ID())
 	h := s.handleTCP.Load()
 	if h == nil {
-		s.count.refusedTCP.Add(1)
-		r.Complete(true)
+		s.refuseTCP(r, remote)
 		return
 	}
 	if !s.tcpSlots.Take(remote.Addr()) {
@@ -79,14 +78,18 @@ func wake(wq *waiter.Queue, over <-chan struct{}) {
 	}
 }
 
-// Refuse answers RST.
+// Refuse answers RST, or nothing where an address has had too many of them.
 func (q *tcpRequest) Refuse() {
 	if q.answered.Swap(true) {
 		return
 	}
-	q.s.count.refusedTCP.Add(1)
-	q.r.Complete(true)
+	q.s.refuseTCP(q.r, q.remote)
 	q.s.tcpSlots.Give(q.remote.Addr())
+}
+
+func (s *Stack) refuseTCP(r *tcp.ForwarderRequest, remote netip.AddrPort) {
+	s.count.refusedTCP.Add(1)
+	r.Complete(s.resets.admits(remote.Addr(), time.Now()))
 }
 
 // ends returns both ends of what a peer began, ours first.

@@ -84,6 +84,7 @@ type Stack struct {
 	handleUDP atomic.Pointer[func(datapath.UDPRequest)]
 	tcpSlots  *slots.Slots
 	udpFlows  udpTable
+	resets    resets
 
 	mu        sync.Mutex // guards configuration and closing
 	iface     datapath.Interface
