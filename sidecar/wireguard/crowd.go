@@ -5,6 +5,8 @@ import (
 	"math"
 	"net/netip"
 	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
 // Whoever sends faster than a reader works fills its socket, and what then comes is lost, whoever it is from: one peer at full rate left
@@ -151,9 +153,6 @@ func (c *crowd) next(round int64) {
 
 // refuses says whether a sender's next packet is one to refuse.
 func (c *crowd) refuses(s *share) bool {
-	if s.round != c.round {
-		c.settle(s)
-	}
 	if s.owed += s.here; s.owed < 1 {
 		return false
 	}
@@ -216,10 +215,31 @@ func (c *crowd) resieve(socket int, now instant) (out []sieved, changed bool) {
 	return out, changed || len(c.sieved) > 0
 }
 
+// carriesMany says whether a peer passes on packets of many, as a member sees its gateway: who has more addresses than one of each family,
+// and is not one of those that a gateway keeps apart.
+func carriesMany(p datapath.Peer) bool {
+	var four, six int
+	for _, a := range p.AllowedIPs {
+		switch {
+		case !a.IsSingleIP():
+			four = 2
+		case a.Addr().Is4():
+			four++
+		default:
+			six++
+		}
+	}
+	return !p.Outside && max(four, six) > 1
+}
+
 // source is the share of an inner source address, or of whomever it stands for. A hash may put two together.
 func (c *crowd) source(a netip.Addr) *share {
 	if c.sources == nil {
 		c.seed, c.sources = maphash.MakeSeed(), new([256]share)
 	}
-	return &c.sources[maphash.Comparable(c.seed, a)%uint64(len(c.sources))]
+	s := &c.sources[maphash.Comparable(c.seed, a)%uint64(len(c.sources))]
+	if s.round != c.round {
+		c.settle(s)
+	}
+	return s
 }

@@ -1,11 +1,15 @@
 package wireguard
 
 import (
+	"bytes"
 	"math"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
 // rush is a reader with a socket, and senders that send at rates of their own: a model with a clock that is not the machine's.
@@ -210,9 +214,6 @@ func TestCrowdAtRandom(t *testing.T) {
 			s := c.share(peers[random.IntN(len(peers))], 0)
 			if random.IntN(2) == 0 {
 				s = c.source(netip.AddrFrom4([4]byte{10, 0, 0, byte(random.Uint32())}))
-				if s.round != c.round {
-					c.settle(s)
-				}
 			}
 			if !c.refuses(s) {
 				c.charge(s, random.IntN(65536))
@@ -220,6 +221,90 @@ func TestCrowdAtRandom(t *testing.T) {
 			if !(s.refused >= 0 && s.refused <= 1-lowest && s.here >= 0 && s.here <= s.refused && s.rate >= 0 && !math.IsInf(s.rate, 0) && c.level >= 0) {
 				t.Fatalf("seed %d: %+v, level %g", seed, *s, c.level)
 			}
+		}
+	}
+}
+
+// TestOverShare: a peer above the level is refused before decryption, and what is forged counts for nobody.
+func TestOverShare(t *testing.T) {
+	h := limited(t, datapath.Limits{})
+	defer h.ofA.remove()
+	defer h.ofB.remove()
+	r := &receiver{engine: h.b}
+	round := func(messages ...[]byte) {
+		h.b.began = h.b.began.Add(-roundTime) // so long ago did it begin
+		now := h.b.now()
+		r.crowd.overflow(now)
+		r.crowd.begin(now)
+		for _, m := range messages {
+			r.take(&message{data: m, from: outside})
+		}
+	}
+	forged := h.sealed(1392)
+	forged[len(forged)-1] ^= 1
+	for range 20 {
+		round(bytes.Clone(forged), bytes.Clone(forged))
+	}
+	if s := h.ofA.shares[0]; s.rate != 0 || s.work != 0 || h.b.count.overShare.Load() != 0 {
+		t.Fatalf("forged packets count: %+v", s)
+	}
+	const rounds = 200
+	for range rounds {
+		round(h.sealed(1392), h.sealed(1392), h.sealed(1392), h.sealed(1392))
+	}
+	if n := h.b.count.overShare.Load(); n < rounds || n > 4*rounds*(1-lowest)+4 {
+		t.Errorf("of %d packets %d were refused, while the socket always overflowed", 4*rounds, n)
+	}
+	before := h.b.count.unauthentic.Load()
+	for range 8 {
+		round(bytes.Clone(forged))
+	}
+	if n := h.b.count.unauthentic.Load() - before; n == 8 {
+		t.Error("whoever is refused has everything decrypted")
+	}
+}
+
+// TestSourcesShare: of what one peer passes on for many, each source has its share, and one that stands for others has theirs.
+func TestSourcesShare(t *testing.T) {
+	var c crowd
+	quiet, loud := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("10.9.0.2")
+	for c.source(quiet) == c.source(loud) { // a hash may put two together
+		c = crowd{}
+	}
+	now, refused := instant(1), map[netip.Addr]int{}
+	for range 300 {
+		now = now.add(roundTime)
+		c.overflow(now)
+		c.begin(now)
+		for a, n := range map[netip.Addr]int{quiet: 1, loud: 100} {
+			for range n {
+				s := c.source(a)
+				if c.refuses(s) {
+					refused[a]++
+				} else {
+					c.charge(s, 1400)
+				}
+			}
+		}
+	}
+	if refused[quiet] > 0 || refused[loud] < 100*300/2 {
+		t.Errorf("refused: %v", refused)
+	}
+}
+
+func TestCarriesMany(t *testing.T) {
+	for text, want := range map[string]bool{
+		"": false, "10.9.0.1/32": false, "10.9.0.1/32 fd00::1/128": false, "10.9.0.1/32 10.9.0.2/32": true, "10.9.0.0/24": true, "fd00::/64": true,
+	} {
+		var p datapath.Peer
+		for _, a := range strings.Fields(text) {
+			p.AllowedIPs = append(p.AllowedIPs, netip.MustParsePrefix(a))
+		}
+		if got := carriesMany(p); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+		if p.Outside = true; carriesMany(p) {
+			t.Errorf("%q, outside: it is one", text)
 		}
 	}
 }

@@ -17,7 +17,8 @@
 //  2. A run of datagrams of one session is decrypted in place, held against replay and against the peer's allowed IPs, and
 //     delivered. The buffers are the reader's again when Deliver returns. A hub (transit.go) passes on what is another peer's: it
 //     is encrypted again where it lies, and leaves as the message that it came in.
-//     Packets of an outside peer that is over its bandwidth are refused before that (limit.go). On a path that changes the order of
+//     Packets of an outside peer that is over its bandwidth are refused before that (limit.go), and, once the socket has overflowed, those of
+//     a sender that has more than its share (crowd.go). On a path that changes the order of
 //     packets within a flow, and only there, early ones wait a few milliseconds for late ones (reorder.go).
 //  3. Handshake messages go to a worker (handshake.go), so that nobody's public-key work stands in the way of data.
 //

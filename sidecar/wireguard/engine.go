@@ -67,6 +67,7 @@ type Engine struct {
 	letters chan *letter
 	loaded  atomic.Int64 // instant until which cookies are asked for
 	senders senders
+	crowded atomic.Int64 // instant until which a socket counts as one that overflows
 	limiter func() *ratelimiter.Ratelimiter
 	hub     atomic.Pointer[hub]      // nil: nothing is passed on
 	limits  atomic.Pointer[limits]   // nil: peers may take what they can
@@ -267,7 +268,7 @@ func (e *Engine) change(c delta.Change, was, is datapath.Peer) {
 	}
 	p.configure(c) // before a new one can be found: without its preshared key it would spoil a handshake
 	p.remap(c, is)
-	p.carries.Store(!is.Outside && (len(is.AllowedIPs) > 1 || len(is.AllowedIPs) == 1 && !is.AllowedIPs[0].IsSingleIP()))
+	p.carries.Store(carriesMany(is))
 	e.mu.Lock()
 	e.peers[c.PublicKey] = p
 	if c.Remove || c.ReplaceAllowedIPs {

@@ -178,6 +178,9 @@ func (p *peer) confirm(s *session, now instant) {
 	p.flush(now)
 }
 
+// mostRest is how long a worker rests at most after a message, while a socket overflows.
+const mostRest = time.Millisecond
+
 // letter is a handshake message as it arrived.
 type letter struct {
 	text [initiationSize]byte
@@ -208,9 +211,13 @@ func (e *Engine) post(msg []byte, from *endpoint) {
 func (e *Engine) work() {
 	defer e.workers.Done()
 	for l := range e.letters {
+		began := e.now()
 		if err := e.handle(l); err != nil {
 			e.refused(err)
 			e.log.Debug("handshake message refused", "from", l.from.to.String(), "type", messageType(l.bytes()), "error", err)
+		}
+		if now := e.now(); now < instant(e.crowded.Load()) {
+			time.Sleep(min(now.sub(began), mostRest)) // as long as it worked: on one CPU nobody reads meanwhile
 		}
 	}
 }

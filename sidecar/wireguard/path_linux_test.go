@@ -53,13 +53,14 @@ func (r *reading) until(t testing.TB, done func() bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.watch(r.in.s, r.in)
 		for i := range messages {
 			r.take(&messages[i])
 		}
 	}
 }
 
-// TestPathsMakeNoGarbage sends and receives without allocating, packet by packet and by the message.
+// TestPathsMakeNoGarbage sends and receives without allocating, packet by packet and by the message, in a crowd and without.
 func TestPathsMakeNoGarbage(t *testing.T) {
 	if racing() {
 		t.Skip("NOT TESTED with the race detector: pools forget at random under it, so that everything allocates")
@@ -81,10 +82,16 @@ func TestPathsMakeNoGarbage(t *testing.T) {
 		}
 		r := newReading(e)
 		all := func() bool { return got == sent }
-		send()
-		r.until(t, all)
-		if n := testing.AllocsPerRun(100, func() { send(); r.until(t, all) }); n > 0 {
-			t.Errorf("%d packets: %v allocations", count, n)
+		for _, crowd := range []string{"", "of peers", "of sources"} {
+			if crowd != "" {
+				r.crowd.overflow(e.now())
+				p.carries.Store(crowd == "of sources")
+			}
+			send()
+			r.until(t, all)
+			if n := testing.AllocsPerRun(100, func() { send(); r.until(t, all) }); n > 0 {
+				t.Errorf("%d packets, crowd %q: %v allocations", count, crowd, n)
+			}
 		}
 		if n := e.count.sendErrors.Load(); n != 0 || p.tx.Load() != p.rx.Load() {
 			t.Errorf("%d errors, %d bytes sent, %d received", n, p.tx.Load(), p.rx.Load())

@@ -129,6 +129,7 @@ func (r *receiver) watch(s *socket, in *inbox) {
 		return
 	}
 	r.crowd.filled(in.filled(), now)
+	r.engine.crowded.Store(int64(r.crowd.until))
 	if !r.crowd.begin(now) {
 		return
 	}
