@@ -47,7 +47,7 @@ const (
 
 // What the system refuses.
 const (
-	sieveSeen  = 4  // times the level comes through, to see what there is
+	sieveSeen  = 4  // times its part comes through, to see what there is
 	sieveEvery = 10 // rounds, until it is set anew
 	sieveFor   = 3 * sieveEvery * roundTime
 	mostHeavy  = 64 // that are looked at for it
@@ -67,9 +67,10 @@ type crowd struct {
 	most     float64 // the highest rate in the last round, and so far in this
 	peak     float64
 
-	heavy  []*peer // since the sieve was last set, of which much is refused
+	heavy  []*peer // since the sieve was last set, of which some is refused
 	sieved []*peer // those that the sieve is for
-	set    int64   // the round in which that was
+	set    int64   // the round in which it was set
+	unable bool    // the system has no sieves
 
 	seed    maphash.Seed
 	sources *[256]share // by a hash that nobody else knows; nil: none yet
@@ -84,11 +85,12 @@ type share struct {
 	sieved  float64 // the part that the system refuses
 	here    float64 // the part of the rest that is refused here
 	owed    float64 // of the next packet to be refused
+	heavy   bool    // it is among a crowd's
 }
 
 // arrive takes note of how much the socket has lost since it was made, and says whether there is a crowd.
 func (c *crowd) arrive(now instant, lost uint32) bool {
-	if lost != c.lost && len(c.sieved) == 0 { // what is sieved counts as lost too
+	if lost != c.lost && len(c.sieved) == 0 && c.roundAt(now) > c.set+1 { // what is sieved counts as lost too
 		if !c.crowded(now) {
 			c.round, c.looked, c.level, c.fall, c.most, c.peak = c.roundAt(now), 0, 0, leastFall, 0, 0
 		}
@@ -182,8 +184,8 @@ func (c *crowd) charge(s *share, bytes int) {
 func (c *crowd) share(p *peer, socket int) *share {
 	s := &p.shares[socket]
 	if s.round != c.round {
-		if c.settle(s); s.refused > 0 && len(c.heavy) < mostHeavy {
-			c.heavy = append(c.heavy, p)
+		if c.settle(s); s.refused > 0 && !s.heavy && len(c.heavy) < mostHeavy {
+			c.heavy, s.heavy = append(c.heavy, p), true
 		}
 	}
 	return s
@@ -191,18 +193,15 @@ func (c *crowd) share(p *peer, socket int) *share {
 
 // resieve says, every so often, what the system is to refuse from now on; false: what it does already.
 func (c *crowd) resieve(socket int, now instant) (out []sieved, changed bool) {
-	if len(c.heavy)+len(c.sieved) == 0 || c.round < c.set+sieveEvery {
+	if len(c.heavy)+len(c.sieved) == 0 || c.round < c.set+sieveEvery || c.unable {
 		return nil, false
 	}
-	for _, p := range c.sieved {
-		p.shares[socket].sieved = 0
-	}
 	changed = len(c.sieved) > 0
-	c.set, c.sieved = c.round, nil
+	c.unsieve(socket)
 	for _, p := range c.heavy {
 		s := &p.shares[socket]
 		part := 1 - sieveSeen*(1-s.refused)
-		if part <= 0 || s.sieved > 0 { // it was heavy in several rounds
+		if s.heavy = false; part <= 0 {
 			continue
 		}
 		s.sieved, c.sieved = part, append(c.sieved, p)
@@ -213,6 +212,14 @@ func (c *crowd) resieve(socket int, now instant) (out []sieved, changed bool) {
 	clear(c.heavy)
 	c.heavy = c.heavy[:0]
 	return out, changed || len(c.sieved) > 0
+}
+
+// unsieve takes nobody for sieved any more.
+func (c *crowd) unsieve(socket int) {
+	for _, p := range c.sieved {
+		p.shares[socket].sieved = 0
+	}
+	c.set, c.sieved = c.round, nil
 }
 
 // carriesMany says whether a peer passes on packets of many, as a member sees its gateway: who has more addresses than one of each family,

@@ -141,7 +141,10 @@ func (r *receiver) watch(s *socket, in *inbox) {
 // sieve has the system refuse some, for as long as it is said anew: who is refused all that wakes the reader could otherwise wait for ever.
 func (r *receiver) sieve(s *socket, out []sieved) {
 	if err := s.sieve(out); err != nil {
-		r.engine.log.Debug("sieve not set", "error", err) // the reader refuses all by itself then
+		r.engine.log.Debug("sieve not set", "error", err)
+		r.crowd.unable = true // the reader refuses all by itself
+		r.crowd.unsieve(r.socket)
+		return
 	}
 	if r.expiry == nil {
 		r.expiry = time.AfterFunc(sieveFor, func() { _ = s.sieve(nil) })
