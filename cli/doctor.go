@@ -128,10 +128,15 @@ func (cs *commands) examine(ctx context.Context, e examination) error {
 	} else {
 		err = printValue(cs.Out, e.form, r)
 	}
-	if err == nil && !r.Healthy {
+	switch {
+	case err != nil:
+		return err
+	case !r.Healthy:
 		return answer{ExitUnhealthy}
+	case facts.Blind():
+		return errors.New("find out what is wrong: you may not list tunnels here; name a namespace of yours with -n")
 	}
-	return err
+	return nil
 }
 
 // serverTime is the API server's, and what is ours in the middle of asking; zero: it does not say.

@@ -88,11 +88,9 @@ func why(err error) string {
 	return err.Error()
 }
 
-var hearing sync.Mutex // guards Sidecars and gaps while pods are asked
-
 func (f *Facts) heard(id PodID, take func(*Sidecar), err error) {
-	hearing.Lock()
-	defer hearing.Unlock()
+	f.hearing.Lock()
+	defer f.hearing.Unlock()
 	if errors.Is(err, ErrNoRight) {
 		f.gap(srcSidecars, fmt.Sprintf("you have not the right to %s in namespace %s", srcSidecars, id.Namespace))
 		return

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -50,7 +51,8 @@ type Facts struct {
 
 	Sidecars map[PodID]Sidecar // those that were asked
 
-	gaps map[source]Gap
+	gaps    map[source]Gap
+	hearing sync.Mutex // guards Sidecars and gaps while pods are asked
 }
 
 // Certificate is what is public of the operator's serving certificate.
@@ -81,6 +83,9 @@ type Gap struct {
 func (f *Facts) known(all []source) bool {
 	return !slices.ContainsFunc(all, func(s source) bool { _, gap := f.gaps[s]; return gap })
 }
+
+// Blind says that there are no tunnels to be read, so that nothing can be said of them.
+func (f *Facts) Blind() bool { return !f.known([]source{srcTunnels}) }
 
 func (f *Facts) namespace(name string) *corev1.Namespace {
 	for i := range f.Namespaces {

@@ -206,10 +206,10 @@ func (f *Facts) clusterAddresses(namespace string) map[string]string {
 func routeCoversCluster(f *Facts) (out []Finding) {
 	for i := range f.Tunnels {
 		t := &f.Tunnels[i]
-		real := slices.ContainsFunc(f.Members, func(m v1alpha1.TunnelMember) bool {
+		routed := slices.ContainsFunc(f.Members, func(m v1alpha1.TunnelMember) bool {
 			return m.Namespace == t.Namespace && m.Spec.Tunnel == t.Name && (m.Status.Datapath == v1alpha1.DatapathTUN || m.Status.Datapath == v1alpha1.DatapathKernel)
 		})
-		if !real {
+		if !routed {
 			continue
 		}
 		used := f.clusterAddresses(t.Namespace)

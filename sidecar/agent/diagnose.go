@@ -100,6 +100,7 @@ func (m *member) diagnose(ctx context.Context, q question) *wire.Diagnosis {
 		to := m.locate(ctx, q)
 		m.probeAll(ctx, to, d.MTU)
 		d.To = to
+		m.Log.Info("the way to a name was looked at", "to", to.Asked, "targets", len(to.Targets))
 		after := m.plane.examine(time.Now(), q.from)
 		d.Dropped, d.Refused = after.Dropped, after.Refused
 	}

@@ -17,7 +17,7 @@ func TestDiagnosisValidate(t *testing.T) {
 		t.Fatal(err)
 	}
 	long := strings.Repeat("x", maxSaid+1)
-	for field, break_ := range map[string]func(*Diagnosis){
+	for field, spoil := range map[string]func(*Diagnosis){
 		"publicKey":                     func(d *Diagnosis) { d.PublicKey = key.Public{} },
 		"datapath":                      func(d *Diagnosis) { d.Datapath = "a\x1b[2Jb" },
 		"why":                           func(d *Diagnosis) { d.Why = long },
@@ -32,7 +32,7 @@ func TestDiagnosisValidate(t *testing.T) {
 		"to.targets[0].echoes[0].bytes": func(d *Diagnosis) { d.To.Targets[0].Echoes[0].Bytes = MaxMTU + 1 },
 	} {
 		d := good()
-		break_(d)
+		spoil(d)
 		if err := d.Validate(); err == nil || !strings.HasPrefix(err.Error(), field) {
 			t.Errorf("%s: %v", field, err)
 		}
