@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
@@ -34,7 +35,16 @@ func TestUpgrade(t *testing.T) { // alone: there is one operator
 	if err := cluster.Install(t.Context()); err != nil {
 		t.Fatalf("upgrade: %v", err)
 	}
-	f.n.WaitRollout("tenantwire-gateway-main")
+	const gateway = "tenantwire-gateway-main"
+	kit.Eventually(t, kit.Deadline, "this version's gateway", func() error { // the new leader makes it
+		var d appsv1.Deployment
+		f.n.Read(gateway, &d)
+		if image := d.Spec.Template.Spec.Containers[0].Image; image != kit.GatewayImage {
+			return errorf("it is %s", image)
+		}
+		return nil
+	})
+	f.n.WaitRollout(gateway)
 	f.measure("upgrade", began, bound{loss: time.Second, asking: 3 * time.Second})
 	if _, now := activeGateway(f.n, ""); now != publicKey {
 		t.Error("the gateway has another key")
@@ -43,13 +53,17 @@ func TestUpgrade(t *testing.T) { // alone: there is one operator
 	mixed.whole("this version took over")
 	mixed.joins(3, kit.SidecarImage)
 	mixed.whole("all joined")
-	streams := 0
-	for _, p := range operatorPods(t) {
-		streams += watches(t, p.Name)
-	}
-	if members := len(sidecars(mixed.n)) + len(sidecars(f.n)); streams < members {
-		t.Errorf("%d members follow this version's operator, want at least %d", streams, members)
-	}
+	members := len(sidecars(mixed.n)) + len(sidecars(f.n))
+	kit.Eventually(t, kit.Deadline, "streams of all members from this version's operator", func() error {
+		streams := 0
+		for _, p := range operatorPods(t) {
+			streams += watches(t, p.Name)
+		}
+		if streams < members {
+			return errorf("%d, want at least %d", streams, members)
+		}
+		return nil
+	})
 	mixed.end()
 }
 

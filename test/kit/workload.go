@@ -18,6 +18,7 @@ import (
 const (
 	WorkloadImage = "tenantwire.test/workload:dev" // see test/cluster/cmd/workload
 	SidecarImage  = "ghcr.io/tenantwire/sidecar:dev"
+	GatewayImage  = "ghcr.io/tenantwire/gateway:dev"
 	AppContainer  = "app"
 	Sidecar       = "tenantwire"
 )
