@@ -16,18 +16,13 @@ import (
 	"github.com/tenantwire/tenantwire/sidecar/tun"
 )
 
+// openApart opens a TUN device as a gateway has it.
 func openApart(o conformance.Options) (datapath.Datapath, error) {
 	d, err := tun.Open(tun.Options{Name: "wg0", PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface, Apart: true})
 	if err != nil {
 		return nil, err
 	}
 	return d, nil
-}
-
-// TestConformanceApart runs the suite as a gateway has it.
-func TestConformanceApart(t *testing.T) {
-	hosts.Need(t)
-	conformance.Run(t, func(t testing.TB) conformance.Lab { return hosts.New(t, openApart) })
 }
 
 // A peer that routes everything, the machine's own network included, gets what comes from the tunnel's addresses and nothing else, while
