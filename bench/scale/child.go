@@ -3,12 +3,14 @@ package scale
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"github.com/tenantwire/tenantwire/bench/load"
@@ -45,30 +47,39 @@ func Child(in io.Reader, out io.Writer) error {
 	if err := answers.Encode(answer{PublicKey: private.Public(), Port: d.ListenPort()}); err != nil {
 		return err
 	}
-	for lines := json.NewDecoder(in); ; {
-		var all []known
-		if err := lines.Decode(&all); err == io.EOF {
+	for lines := bufio.NewReader(in); ; {
+		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
 			return nil
-		} else if err != nil {
+		}
+		if err != nil {
 			return err
 		}
-		peers := make([]datapath.Peer, 0, len(all))
-		for _, p := range all {
-			peers = append(peers, datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, Outside: p.Outside,
-				AllowedIPs: []netip.Prefix{netip.PrefixFrom(p.Address, 32)}})
-		}
-		all = nil
-		begin := time.Now()
-		if err := d.UpdatePeers(peers, nil); err != nil {
+		took, err := update(d, line)
+		if err != nil {
 			return err
 		}
-		took := time.Since(begin)
-		peers = nil
-		runtime.GC() // of what came as text
+		debug.FreeOSMemory() // what came as text is none of a gateway's
 		if err := answers.Encode(answer{Took: took}); err != nil {
 			return err
 		}
 	}
+}
+
+// update has the device know the peers that a line names.
+func update(d *device.Device, line []byte) (time.Duration, error) {
+	var all []known
+	if err := json.Unmarshal(line, &all); err != nil {
+		return 0, err
+	}
+	peers := make([]datapath.Peer, 0, len(all))
+	for _, p := range all {
+		peers = append(peers, datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, Outside: p.Outside,
+			AllowedIPs: []netip.Prefix{netip.PrefixFrom(p.Address, 32)}})
+	}
+	begin := time.Now()
+	err := d.UpdatePeers(peers, nil)
+	return time.Since(begin), err
 }
 
 // gateway is the child from outside.

@@ -192,7 +192,7 @@ func (c *crowd) share(p *peer, socket int) *share {
 }
 
 // resieve says, every so often, what the system is to refuse from now on; false: what it does already.
-func (c *crowd) resieve(socket int, now instant) (out []sieved, changed bool) {
+func (c *crowd) resieve(socket int) (out []sieved, changed bool) {
 	if len(c.heavy)+len(c.sieved) == 0 || c.round < c.set+sieveEvery || c.unable {
 		return nil, false
 	}

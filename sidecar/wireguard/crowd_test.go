@@ -85,7 +85,7 @@ func (r *rush) run(d time.Duration) {
 				r.c.filled(float64(len(r.queue))/rushQueue, r.now)
 			}
 			if crowded && r.c.begin(r.now) && r.sieve {
-				r.c.resieve(0, r.now)
+				r.c.resieve(0)
 			}
 			i := r.queue[0]
 			r.queue = r.queue[1:]
@@ -204,7 +204,7 @@ func TestCrowdAtRandom(t *testing.T) {
 			c.arrive(now, lost)
 			c.filled(random.Float64(), now)
 			if c.begin(now) {
-				out, _ := c.resieve(0, now)
+				out, _ := c.resieve(0)
 				for _, s := range out {
 					if !(s.part > 0 && s.part < 1) {
 						t.Fatalf("seed %d: the system is to refuse %v", seed, s.part)

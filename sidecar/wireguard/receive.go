@@ -133,7 +133,7 @@ func (r *receiver) watch(s *socket, in *inbox) {
 	if !r.crowd.begin(now) {
 		return
 	}
-	if out, changed := r.crowd.resieve(r.socket, now); changed {
+	if out, changed := r.crowd.resieve(r.socket); changed {
 		r.sieve(s, out)
 	}
 }
