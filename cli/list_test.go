@@ -84,7 +84,7 @@ func TestList(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	var parts []txtar.File
-	for _, words := range []string{"", "peer", "peer add", "peer list", "peer rm", "status", "wg", "inject", "version"} {
+	for _, words := range []string{"", "peer", "peer add", "peer list", "peer rm", "status", "wg", "doctor", "inject", "version"} {
 		code, out, errOut := try(t, append(strings.Fields(words), "--help")...)
 		if code != ExitOK || errOut != "" {
 			t.Errorf("%s: %d %q", words, code, errOut)

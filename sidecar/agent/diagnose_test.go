@@ -180,14 +180,7 @@ func TestDiagnosisIsGuarded(t *testing.T) {
 	l.stop(t)
 }
 
-// A wall between the two that lets pass what pass says.
-type wall struct {
-	net.PacketConn
-	to   netip.AddrPort
-	pass func(fromMember bool, n int) bool
-}
-
-// newWall stands where the member looks for the far device.
+// newWall stands where the member looks for the far device, and lets pass what pass says.
 func newWall(t *testing.T, far netip.AddrPort, pass func(fromMember bool, n int) bool) netip.AddrPort {
 	t.Helper()
 	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
