@@ -321,7 +321,7 @@ func TestDocumentedChecks(t *testing.T) {
 func tested(t *testing.T, named string) bool {
 	t.Helper()
 	var all strings.Builder
-	for _, path := range []string{"checks_test.go", "path_test.go", "../doctor_cluster_test.go", "../../test/e2e/doctor_test.go", "../../sidecar/agent/diagnose_test.go"} {
+	for _, path := range []string{"checks_test.go", "path_test.go", "device_test.go", "../doctor_cluster_test.go", "../../test/e2e/doctor_test.go", "../../sidecar/agent/diagnose_test.go"} {
 		b, err := os.ReadFile(path)
 		must(t, err)
 		all.Write(b)

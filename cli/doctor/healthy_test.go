@@ -93,8 +93,8 @@ func memberPod(name string, n byte, names ...string) (corev1.Pod, v1alpha1.Tunne
 	return p, m
 }
 
-// device is what member n's sidecar says, who knows of member other.
-func device(n, other byte) *wire.Device {
+// deviceOf is what member n's sidecar says, who knows of member other.
+func deviceOf(n, other byte) *wire.Device {
 	return &wire.Device{Interface: "wg0", PublicKey: publicKey(n), Time: testNow, Up: true, Peers: []wire.DevicePeer{{PublicKey: publicKey(other), Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, other}), 51820),
 		AllowedIPs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77, 0, other}), 32)}, LastHandshake: testNow.Add(-time.Minute), RxBytes: 1000, TxBytes: 1000}}}
 }
@@ -143,7 +143,7 @@ func (f *Facts) tenancy() {
 	f.Leases = []coordinationv1.Lease{{ObjectMeta: named("acme", tenant.GatewayName("net")), Spec: coordinationv1.LeaseSpec{HolderIdentity: ptr.To("gw-1"), RenewTime: &metav1.MicroTime{Time: testNow.Add(-time.Second)}}}}
 	f.Nodes = []corev1.Node{{ObjectMeta: named("", "n1"), Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}, Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "172.18.0.2"}}}}}
 	f.NodeLeases = []coordinationv1.Lease{{ObjectMeta: named(corev1.NamespaceNodeLease, "n1"), Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: testNow.Add(-9 * time.Second)}}}}
-	f.Sidecars = map[PodID]Sidecar{{"acme", "web"}: {Device: device(2, 3), Later: device(2, 3), Asked: testNow}, {"acme", "client"}: {Device: device(3, 2), Later: device(3, 2), Asked: testNow}}
+	f.Sidecars = map[PodID]Sidecar{{"acme", "web"}: {Device: deviceOf(2, 3), Later: deviceOf(2, 3), Asked: testNow}, {"acme", "client"}: {Device: deviceOf(3, 2), Later: deviceOf(3, 2), Asked: testNow}}
 	f.Peers = []v1alpha1.TunnelPeer{peer("site", 10, func(p *v1alpha1.TunnelPeer) {
 		p.Spec.Routes, p.Spec.Endpoint = []string{"192.168.10.0/24"}, "vpn.example.com:51820"
 	}), peer("laptop", 11, func(p *v1alpha1.TunnelPeer) {

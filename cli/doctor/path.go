@@ -157,7 +157,7 @@ func (p *Path) target(say found, t *wire.DiagnosedTarget) {
 	largest, lost, mute := echoes(t.Echoes)
 	dialled := t.Dial != nil && (t.Dial.OK || t.Dial.Reason == "Refused")
 	switch {
-	case largest == 0 && !dialled && len(t.Echoes)+btoi(t.Dial != nil) > 0 && !mute:
+	case largest == 0 && !dialled && (t.Dial != nil || len(t.Echoes) > 0 && !mute):
 		p.unreached(say, object, t, far)
 		return
 	case lost > 0 && largest > 0:
@@ -174,13 +174,6 @@ func (p *Path) mtuFix(largest int) string {
 		return fmt.Sprintf("have the path carry more: no tunnel has an MTU below %d", wire.MinMTU)
 	}
 	return fmt.Sprintf(`kubectl -n %s patch tt %s --type=merge -p '{"spec":{"mtu":%d}}'; or have the path say what it cannot carry (ICMP)`, p.Namespace, p.Tunnel, largest)
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // echoes are the size of the largest that was answered, 0: none was; of the smallest larger one that was not; and whether none could be sent.

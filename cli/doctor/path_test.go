@@ -18,7 +18,7 @@ func working() *Path {
 		Echoes: []wire.Echo{{Bytes: 100, Answered: true}, {Bytes: 1400, Answered: true}, {Bytes: 1420, Answered: true}}, Dial: &wire.Dial{OK: true}}}}
 	inbound := []wire.DiagnosedPort{{Port: wire.Port{Port: 8080, Protocol: wire.TCP}}}
 	far := End{Pod: "web", Addresses: []netip.Addr{netip.MustParseAddr("10.77.0.2")}, Endpoint: "10.0.0.2:51820",
-		Before: &wire.Diagnosis{PublicKey: publicKey(2), Inbound: inbound}, After: &wire.Diagnosis{PublicKey: publicKey(2), Inbound: inbound}, Was: device(2, 3), Is: device(2, 3)}
+		Before: &wire.Diagnosis{PublicKey: publicKey(2), Inbound: inbound}, After: &wire.Diagnosis{PublicKey: publicKey(2), Inbound: inbound}, Was: deviceOf(2, 3), Is: deviceOf(2, 3)}
 	far.Is.Peers[0].RxBytes, far.Is.Peers[0].TxBytes = 4000, 3000
 	return &Path{Namespace: "acme", From: "client", To: "web", Near: near, Far: []End{far}}
 }
@@ -68,6 +68,7 @@ var paths = []struct {
 	{"unknown there", func(p *Path) { mute(p); p.Far[0].Is.Peers = nil }, []string{"PeerUnknownThere"}},
 	{"nothing arrives", func(p *Path) { mute(p); far(p, 0, 0) }, []string{"UDPBlocked"}},
 	{"nothing arrives, of a session", func(p *Path) { mute(p).After.LastHandshake = testNow.Add(-time.Minute); far(p, 0, 0) }, []string{"UDPBlocked"}},
+	{"nothing arrives, and no echo can be asked for", func(p *Path) { mute(p).Echoes[0].Why = "permission denied"; far(p, 0, 0) }, []string{"UDPBlocked"}},
 	{"answers do not", func(p *Path) { mute(p); far(p, 400, 400) }, []string{"AnswersBlocked"}},
 	{"moved", func(p *Path) { mute(p); far(p, 0, 0).Endpoint = "10.0.0.77:51820" }, []string{"EndpointMoved"}},
 	{"other addresses there", func(p *Path) { mute(p); far(p, 400, 0).Is.Peers[0].AllowedIPs = nil }, []string{"AllowedIPsMissing"}},
