@@ -16,7 +16,7 @@ import (
 const domain = "tenantwire.dev/"
 
 var (
-	knownAnnotations = []string{v1alpha1.AnnotationCarry, v1alpha1.AnnotationExpose, v1alpha1.AnnotationInject, v1alpha1.AnnotationTunnel}
+	knownAnnotations = []string{v1alpha1.AnnotationCarry, v1alpha1.AnnotationExpose, v1alpha1.AnnotationInject, v1alpha1.AnnotationTrace, v1alpha1.AnnotationTunnel}
 	knownLabels      = []string{v1alpha1.LabelViaGateway, v1alpha1.LabelTunnel}
 )
 

@@ -42,7 +42,7 @@ func Patch(raw []byte, plan *Plan) ([]byte, error) {
 	if p.spec == nil {
 		return nil, errors.New("patch pod: it has no spec")
 	}
-	for _, step := range []func() error{p.label, p.env, p.sidecar, p.volumes, p.hostAliases, p.sysctls, p.userNamespace} {
+	for _, step := range []func() error{p.label, p.trace, p.env, p.sidecar, p.volumes, p.hostAliases, p.sysctls, p.userNamespace} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("patch pod: %w", err)
 		}

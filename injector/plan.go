@@ -26,6 +26,8 @@ type Plan struct {
 	Env []corev1.EnvVar
 	// UserNamespace: the pod gets one, where it does not say anything about that.
 	UserNamespace bool
+	// Trace is the traceparent of the pod's admission; empty: it is not traced.
+	Trace string
 
 	grant grant
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -27,6 +28,7 @@ import (
 	"github.com/tenantwire/tenantwire/tenant/controller"
 	"github.com/tenantwire/tenantwire/tenant/coordinator"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+	"github.com/tenantwire/tenantwire/tracing"
 	"github.com/tenantwire/tenantwire/webhook"
 )
 
@@ -50,6 +52,8 @@ type Options struct {
 	TUNResource        string
 	TUNForAuto         bool
 	UserNamespaces     string
+	OTLPEndpoint       string // where traces of joins go; empty: where OTEL_EXPORTER_OTLP_ENDPOINT says, or nowhere
+	Version            string
 	Log                logr.Logger
 }
 
@@ -80,6 +84,11 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err := awaitCluster(ctx, cfg, o); err != nil {
 		return err
 	}
+	traces, flush, err := tracing.Open(ctx, o.OTLPEndpoint, o.Version)
+	if err != nil {
+		return err
+	}
+	defer func() { flushTraces(ctx, o.Log, flush) }()
 	mgr, err := newManager(cfg, o, certs, ctx.Done())
 	if err != nil {
 		return err
@@ -90,13 +99,13 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err := registerMetrics(metrics.Registry, mgr.GetClient(), mgr.Elected(), certs.Expires, o.Version); err != nil {
 		return err
 	}
-	if err := webhook.Setup(mgr, webhook.Options{Injector: o.injector()}); err != nil {
+	if err := webhook.Setup(mgr, webhook.Options{Injector: o.injector(), Traces: traces}); err != nil {
 		return err
 	}
 	if err := controller.Setup(mgr, controller.Options{CABundle: certs.CABundle, CAChanged: certs.Changed(), Pods: o.injector(), Version: o.Version}); err != nil {
 		return err
 	}
-	members, err := addCoordinator(mgr, o, certs)
+	members, err := addCoordinator(mgr, o, certs, traces.Tracer(tracing.Scope))
 	if err != nil {
 		return err
 	}
@@ -161,7 +170,7 @@ func (o Options) injector() injector.Config {
 }
 
 // addCoordinator runs the coordinator on every replica.
-func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates) (*coordinator.Server, error) {
+func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates, tracer trace.Tracer) (*coordinator.Server, error) {
 	t := &tls.Config{NextProtos: []string{"h2", "http/1.1"}} //nolint:gosec // certs.TLS raises the minimum version to 1.3
 	certs.TLS(t)
 	recorder := mgr.GetEventRecorder("tenantwire-coordinator")
@@ -174,7 +183,7 @@ func addCoordinator(mgr manager.Manager, o Options, certs *webhook.Certificates)
 		return nil, err
 	}
 	s := coordinator.New(coordinator.Options{
-		Store: &coordinator.ClusterStore{Client: mgr.GetClient(), Pods: pods}, Log: o.Log.WithName("coordinator"), Metrics: m, TLS: t,
+		Store: &coordinator.ClusterStore{Client: mgr.GetClient(), Pods: pods}, Log: o.Log.WithName("coordinator"), Metrics: m, TLS: t, Tracer: tracer,
 		Addr: net.JoinHostPort("", strconv.Itoa(o.CoordinatorPort)),
 		Event: func(about corev1.ObjectReference, kind string, reason tenant.Reason, action, message string) {
 			recorder.Eventf(&about, nil, kind, string(reason), action, "%s", message)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace/noop"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,7 +26,7 @@ import (
 // BenchmarkAdmission answers whole requests (TLS, HTTP/2, JSON) that come at 500 a second, whether those before are answered or not,
 // and reports percentiles in milliseconds. The budget is a p99 below 5 ms. One iteration is one request.
 func BenchmarkAdmission(b *testing.B) {
-	server := httptest.NewUnstartedServer(&admission.Webhook{Handler: &handler{config: testConfig(), cached: newMemory(), log: logr.Discard()}})
+	server := httptest.NewUnstartedServer(&admission.Webhook{Handler: &handler{config: testConfig(), cached: newMemory(), log: logr.Discard(), tracer: noop.NewTracerProvider().Tracer("")}})
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()

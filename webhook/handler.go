@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/tenantwire/tenantwire/injector"
+	"github.com/tenantwire/tenantwire/tracing"
 )
 
 // timeout bounds one request; what the webhook configuration allows has to be more.
@@ -29,6 +31,7 @@ type handler struct {
 	nodes  *nodeFeatures // nil: they do not matter
 	events func(decided)
 	log    logr.Logger
+	tracer trace.Tracer
 }
 
 // decided is a decision and what it was about.
@@ -50,14 +53,14 @@ func (h *handler) Handle(ctx context.Context, req admission.Request) admission.R
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	d := h.decide(ctx, req)
+	d := h.decide(ctx, req, start)
 	observe(d, time.Since(start))
 	h.report(req, d)
 	return respond(d)
 }
 
 // decide never panics: a pod that makes a rule panic is refused, and others are still served.
-func (h *handler) decide(ctx context.Context, req admission.Request) (d decided) {
+func (h *handler) decide(ctx context.Context, req admission.Request, began time.Time) (d decided) {
 	d = decided{namespace: req.Namespace, dryRun: ptr.Deref(req.DryRun, false)}
 	defer func() {
 		if r := recover(); r != nil {
@@ -71,6 +74,8 @@ func (h *handler) decide(ctx context.Context, req admission.Request) (d decided)
 		return d
 	}
 	d.pod = pod
+	ctx, span := h.admission(ctx, pod, req.Namespace, began)
+	defer func() { admitted(span, d) }()
 	in := injector.Input{Raw: req.Object.Raw, Pod: pod, Config: &h.config}
 	if d.Decision, err = h.gatherAndDecide(ctx, in, req.Namespace); err != nil {
 		d.Decision = failed(injector.ClusterNotObservable, err)
@@ -78,6 +83,7 @@ func (h *handler) decide(ctx context.Context, req admission.Request) (d decided)
 	}
 	switch {
 	case d.Plan != nil:
+		d.Plan.Trace = tracing.Parent(ctx)
 		d.patch, err = injector.Patch(req.Object.Raw, d.Plan)
 	case d.ViaGateway:
 		d.patch, err = injector.PatchViaGateway(req.Object.Raw)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace/noop"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,7 +60,7 @@ func newHandler(t testing.TB, cached, live []client.Object) (*handler, *events.F
 		return fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(objects...).Build()
 	}
 	recorder := events.NewFakeRecorder(16)
-	return &handler{config: testConfig(), cached: reader(cached), live: newLiveReader(reader(live)), events: eventsOf(recorder), log: logr.Discard()}, recorder
+	return &handler{config: testConfig(), cached: reader(cached), live: newLiveReader(reader(live)), events: eventsOf(recorder), log: logr.Discard(), tracer: noop.NewTracerProvider().Tracer("")}, recorder
 }
 
 func createPod(t testing.TB, change func(*corev1.Pod)) admission.Request {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/injector"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+	"github.com/tenantwire/tenantwire/tracing"
 )
 
 // What the manifests have to agree with.
@@ -33,6 +36,8 @@ const (
 type Options struct {
 	// Injector is what every injected pod has in common.
 	Injector injector.Config
+	// Traces makes spans; nil: nothing is traced.
+	Traces trace.TracerProvider
 }
 
 // Setup registers the webhook with the manager's webhook server and has the manager's cache hold what it reads.
@@ -51,7 +56,12 @@ func Setup(mgr manager.Manager, o Options) error {
 			return fmt.Errorf("set up webhook: watch %T: %w", object, err)
 		}
 	}
+	traces := o.Traces
+	if traces == nil {
+		traces = noop.NewTracerProvider()
+	}
 	h := &handler{
+		tracer: traces.Tracer(tracing.Scope),
 		config: o.Injector,
 		cached: mgr.GetCache(),
 		live:   newLiveReader(mgr.GetAPIReader()),

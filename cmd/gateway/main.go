@@ -62,6 +62,7 @@ the lease says; the others stand by. POD_IP, POD_NAME and POD_NAMESPACE say who 
 	p.Uint16Var(&f.HealthPort, "health-port", 51821, "TCP port of /healthz, /readyz and /metrics")
 	p.DurationVar(&f.Linger, "linger", 20*time.Second, "how long the active pod carries on at most after SIGTERM, while another may be starting")
 	p.StringVar(&f.LogLevel, "log-level", "info", "debug, info, warn or error")
+	p.StringVar(&f.LogFormat, "log-format", "json", "json or text")
 	for _, name := range []string{"coordinator", "key-file", "lease"} {
 		if err := c.MarkFlagRequired(name); err != nil {
 			panic(err) // unreachable: the flag is defined above

@@ -4,12 +4,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
 
@@ -34,7 +32,7 @@ func run() int {
 func command() *cobra.Command {
 	o := operator.DefaultOptions()
 	o.Version = version
-	var level string
+	var level, format string
 	c := &cobra.Command{
 		Use:   "operator",
 		Short: "TenantWire's control plane",
@@ -44,11 +42,11 @@ Runs in the cluster with as many replicas as you like: each serves the webhook a
 the controllers. manifests/install.yaml installs it.`,
 		Version: version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(c *cobra.Command, _ []string) error {
-			var l slog.Level
-			if err := l.UnmarshalText([]byte(level)); err != nil {
-				return fmt.Errorf("--log-level: %q is not debug, info, warn or error", level)
+			log, err := operator.NewLog(level, format)
+			if err != nil {
+				return err
 			}
-			o.Log = logr.FromSlogHandler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+			o.Log = log
 			cfg, err := ctrlconfig.GetConfig()
 			if err != nil {
 				return fmt.Errorf("find the cluster: %w", err)
@@ -77,7 +75,10 @@ the controllers. manifests/install.yaml installs it.`,
 		"members with the datapath Auto ask for --tun-resource too: only where every node offers it, as they run nowhere else")
 	p.StringVar(&o.UserNamespaces, "user-namespaces", o.UserNamespaces,
 		"whether pods whose sidecar gets NET_ADMIN get a user namespace where that changes nothing for them: Auto (if every node has them), Always or Never")
+	p.StringVar(&o.OTLPEndpoint, "otlp-endpoint", "",
+		"http or https URL of an OpenTelemetry collector that gets traces of how pods join; left out, OTEL_EXPORTER_OTLP_ENDPOINT counts, and without it nothing is traced")
 	p.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	p.StringVar(&format, "log-format", "json", "json or text")
 	for _, image := range []string{"sidecar-image", "gateway-image"} {
 		if err := c.MarkFlagRequired(image); err != nil {
 			panic(err) // unreachable: the flag is defined above

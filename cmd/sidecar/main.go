@@ -50,12 +50,12 @@ func run() int {
 
 // flags are the raw words of the command line.
 type flags struct {
-	config, coordinator, tokenFile, caFile, stateDir, logLevel string
-	datapath, datapathWhy                                      string
-	listenPort, healthPort                                     uint16
-	names, ownPorts, proxies                                   []string
-	drain                                                      time.Duration
-	check, version                                             bool
+	config, coordinator, tokenFile, caFile, stateDir string
+	datapath, datapathWhy, logLevel, logFormat       string
+	listenPort, healthPort                           uint16
+	names, ownPorts, proxies                         []string
+	drain                                            time.Duration
+	check, version                                   bool
 }
 
 const usage = `Brings up one WireGuard tunnel, in user space or with an interface of its own, and relays TCP and UDP between it and loopback.
@@ -88,6 +88,7 @@ func (f *flags) parse(words []string) error {
 	p.StringArrayVar(&f.proxies, "proxy", nil, "SOCKS5=PORT or HTTPConnect=PORT: a proxy on 127.0.0.1 (repeatable)")
 	p.DurationVar(&f.drain, "drain", 10*time.Second, "how long open connections may finish after SIGTERM")
 	p.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	p.StringVar(&f.logFormat, "log-format", "json", "json or text")
 	p.BoolVarP(&f.version, "version", "v", false, "print the version")
 	switch err := p.Parse(words); {
 	case err != nil:
@@ -103,11 +104,10 @@ func (f *flags) parse(words []string) error {
 }
 
 func (f *flags) run(ctx context.Context) error {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		return fmt.Errorf("--log-level: %q is not debug, info, warn or error", f.logLevel)
+	log, err := agent.NewLog(f.logLevel, f.logFormat)
+	if err != nil {
+		return err
 	}
-	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	if f.config != "" {
 		if f.check {
 			return agent.CheckStatic(f.config)
@@ -118,7 +118,7 @@ func (f *flags) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log.Info("sidecar starts", "version", version, "coordinator", f.coordinator, "pod_ip", o.PodIP.String(), "names", len(o.Names))
+	log.Info("sidecar starts", "version", version, "coordinator", f.coordinator, "podIP", o.PodIP.String(), "names", len(o.Names))
 	return agent.RunMember(ctx, o)
 }
 

@@ -156,6 +156,7 @@ func prepare(ownProcess bool) error {
 
 // newMember reads the member's key, or makes it; nothing runs yet.
 func newMember(o Options) (*member, error) {
+	began := time.Now()
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
@@ -167,6 +168,7 @@ func newMember(o Options) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
+	tries := time.Now()
 	chosen, err := o.chooseDatapath()
 	if err != nil {
 		return nil, err
@@ -183,6 +185,8 @@ func newMember(o Options) (*member, error) {
 	}
 	plane.diagnosis = m.serveDiagnosis
 	plane.notice = m.notice
+	m.steps.took("choose the datapath", tries)
+	m.steps.took("start", began)
 	return m, nil
 }
 

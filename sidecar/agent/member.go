@@ -28,6 +28,7 @@ type member struct {
 	end      func(error)   // of a process that takes turns with others; nil: it goes on, and may be a member again
 	reports  chan struct{} // capacity 1: the state to report may have changed
 	notices  chan string   // to tell the coordinator, for an Event
+	steps    steps         // on the way into the tunnel
 
 	diagnosing sync.Mutex // held by the diagnosis that is under way
 
@@ -72,7 +73,7 @@ func (m *member) follow(ctx context.Context) {
 		if time.Since(start) > m.patience {
 			wait = first
 		}
-		m.Log.Warn("no stream from the coordinator; the data plane keeps what it has", "error", err.Error(), "again_in", wait.String())
+		m.Log.Warn("no stream from the coordinator; the data plane keeps what it has", "error", err.Error(), "againIn", wait.String())
 		if !sleep(ctx, jitter(wait)) {
 			return
 		}
@@ -85,7 +86,7 @@ func (m *member) follow(ctx context.Context) {
 func (m *member) session(ctx context.Context) error {
 	r, err := m.client.register(ctx, wire.Registration{
 		PublicKey: m.public, Endpoint: netip.AddrPortFrom(m.PodIP, m.ListenPort),
-		Datapath: m.plane.chosen.kind, DatapathReason: m.plane.chosen.why, Version: m.Version,
+		Datapath: m.plane.chosen.kind, DatapathReason: m.plane.chosen.why, Version: m.Version, Join: m.steps.take(),
 	})
 	if err != nil {
 		return err
@@ -145,8 +146,12 @@ func (m *member) gone(reason string) error {
 }
 
 func (m *member) apply(c wire.Config, revision string) error {
+	began := time.Now()
 	if err := m.plane.apply(m.translate(c)); err != nil {
 		return err
+	}
+	if up, _ := m.plane.up(); up && revision != "" {
+		m.steps.took("open the data path", began)
 	}
 	m.mu.Lock()
 	m.config, m.revision = c, revision
@@ -257,7 +262,11 @@ func (m *member) reportLoop(ctx context.Context) {
 			if now.Report, now.known = m.state(); now.known == 0 || now == told {
 				return nil // registering comes first
 			}
-			err := m.client.report(ctx, now.Report)
+			said := now.Report
+			if said.Ready {
+				said.Join = m.steps.take()
+			}
+			err := m.client.report(ctx, said)
 			if err == nil {
 				told = now
 			}

@@ -48,6 +48,7 @@ type Registration struct {
 	Datapath       datapath.Kind  `json:"datapath"`
 	DatapathReason string         `json:"datapathReason,omitempty"` // at most 512 bytes
 	Version        string         `json:"version,omitempty"`        // of the program; see CheckVersion
+	Join           *Join          `json:"join,omitempty"`           // what was done until then; nil: told before
 }
 
 // Registered answers a Registration.
@@ -65,6 +66,7 @@ type Report struct {
 	DatapathUnavailable bool `json:"datapathUnavailable,omitempty"`
 	// Debug is for an Event: what began of what Config.Debug allows, in at most 512 bytes; empty: nothing.
 	Debug string `json:"debug,omitempty"`
+	Join  *Join  `json:"join,omitempty"` // what was done since the registration; nil: told before
 }
 
 // PeerReport is what the active pod of a gateway says of outside peers of which something changed.

@@ -57,7 +57,7 @@ func trimPod(obj any) (any, error) {
 		},
 		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs},
 	}
-	for _, name := range []string{v1alpha1.AnnotationExpose, v1alpha1.AnnotationTunnel, v1alpha1.AnnotationCarry} {
+	for _, name := range []string{v1alpha1.AnnotationExpose, v1alpha1.AnnotationTunnel, v1alpha1.AnnotationCarry, v1alpha1.AnnotationTrace} {
 		if value, ok := pod.Annotations[name]; ok {
 			if trimmed.Annotations == nil {
 				trimmed.Annotations = make(map[string]string, 1)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -37,6 +38,7 @@ type Identity struct {
 type Member struct {
 	Object *v1alpha1.TunnelMember
 	PodIPs []netip.Addr // empty while the kubelet has not reported them
+	Trace  string       // the pod's annotation; empty: it was admitted without a trace
 }
 
 // Store is what the coordinator needs of the cluster.
@@ -64,6 +66,8 @@ type Options struct {
 	// Event tells of a member's datapath, or why a peer is kept out, for whoever looks at the pod or the peer; kind is a
 	// corev1.EventType. Nil tells nobody.
 	Event func(about corev1.ObjectReference, kind string, reason tenant.Reason, action, message string)
+	// Tracer makes spans of how pods join; nil: nothing is traced.
+	Tracer trace.Tracer
 	// Addr is the TCP address to listen on.
 	Addr string
 	// TLS gives the serving certificate; the minimum version is raised to 1.3.

@@ -40,6 +40,7 @@ type fakeStore struct {
 	said    []string                          // of peers
 	behind  map[string]*v1alpha1.TunnelMember // what Member still answers, by pod
 	server  *Server
+	trace   string // the annotation of all pods
 }
 
 func (f *fakeStore) Authenticate(_ context.Context, token string) (Identity, error) {
@@ -61,7 +62,7 @@ func (f *fakeStore) Member(_ context.Context, id Identity) (Member, bool, error)
 	if old, ok := f.behind[id.Pod.Name]; ok {
 		m = old
 	}
-	return Member{Object: m.DeepCopy(), PodIPs: f.podIPs[id.Pod.Name]}, true, nil
+	return Member{Object: m.DeepCopy(), PodIPs: f.podIPs[id.Pod.Name], Trace: f.trace}, true, nil
 }
 
 func (f *fakeStore) State(context.Context, types.NamespacedName) (tenant.State, bool, error) {

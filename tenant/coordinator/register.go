@@ -105,6 +105,7 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 }
 
 func (s *Server) register(w http.ResponseWriter, r *http.Request, id Identity) error {
+	began := time.Now()
 	var reg wire.Registration
 	if err := decode(w, r, &reg); err != nil {
 		return err
@@ -112,10 +113,15 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id Identity) e
 	if err := validateRegistration(reg); err != nil {
 		return err
 	}
+	awaits := time.Now()
 	m, err := s.awaitMember(r.Context(), id, func(m Member) bool { return endpointProven(reg.Endpoint, m.PodIPs, r.RemoteAddr) })
 	if err != nil {
 		return err
 	}
+	trace := s.joinOf(m)
+	trace.told(reg.Join)
+	trace.span("await member", awaits, time.Now())
+	defer func() { trace.span("register", began, time.Now()) }()
 	if err := s.checkUnique(r.Context(), m.Object, reg); err != nil {
 		return err
 	}
@@ -151,6 +157,9 @@ func validateRegistration(reg wire.Registration) error {
 		return refuse(http.StatusBadRequest, "datapathReason: %d bytes, want at most 512", len(reg.DatapathReason))
 	}
 	if err := wire.CheckVersion(reg.Version); err != nil {
+		return refuse(http.StatusBadRequest, "%v", err)
+	}
+	if err := reg.Join.Validate(); err != nil {
 		return refuse(http.StatusBadRequest, "%v", err)
 	}
 	return nil
@@ -237,6 +246,14 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 	}
 	if !ok {
 		return refuse(http.StatusNotFound, "pod %s is not a member of a tunnel", id.Pod)
+	}
+	if err := rep.Join.Validate(); err != nil {
+		return refuse(http.StatusBadRequest, "%v", err)
+	}
+	if rep.Ready {
+		trace := s.joinOf(m)
+		trace.told(rep.Join)
+		trace.span("data path up", time.Now(), time.Now())
 	}
 	c := readyCondition(m.Object, rep)
 	// Written even where the cache says so already: it may be behind what another replica wrote.

@@ -91,7 +91,7 @@ func (s *ClusterStore) Member(ctx context.Context, id Identity) (Member, bool, e
 	if pod.UID != id.UID {
 		return Member{}, false, nil
 	}
-	out := Member{Object: m}
+	out := Member{Object: m, Trace: pod.Annotations[v1alpha1.AnnotationTrace]}
 	for _, p := range pod.Status.PodIPs {
 		if ip, err := netip.ParseAddr(p.IP); err == nil {
 			out.PodIPs = append(out.PodIPs, ip)

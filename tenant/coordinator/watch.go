@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tenantwire/tenantwire/sidecar/wire"
@@ -24,6 +25,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, id Identity) erro
 	if !ok || m.Object.Status.PublicKey == "" {
 		return later("pod %s has not registered, or this replica does not see it yet", id.Pod)
 	}
+	began := time.Now()
 	tunnel := types.NamespacedName{Namespace: id.Pod.Namespace, Name: m.Object.Spec.Tunnel}
 	since, release := s.hub.subscribe(tunnel)
 	defer release()
@@ -35,7 +37,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, id Identity) erro
 	defer cancel()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
-	st := &stream{server: s, ctl: http.NewResponseController(w), enc: json.NewEncoder(w), member: id.Pod.Name, tunnel: tunnel}
+	st := &stream{server: s, ctl: http.NewResponseController(w), enc: json.NewEncoder(w), member: id.Pod.Name, tunnel: tunnel, join: s.joinOf(m), began: began}
 	if err := st.run(ctx, since, r.URL.Query().Get("revision")); err != nil {
 		s.Log.V(1).Info("stream ended", "pod", id.Pod.String(), "why", err.Error())
 	}
@@ -52,6 +54,9 @@ type stream struct {
 
 	config   wire.Config // what the member has, as far as we know
 	revision string      // of config; empty: nothing was sent
+
+	join  *join // nil: what is sent first is not traced
+	began time.Time
 }
 
 // run sends until ctx or this replica ends, the member goes away, or there is nothing left to say. known is the revision the member says it has.
@@ -66,9 +71,13 @@ func (st *stream) run(ctx context.Context, since time.Time, known string) error 
 			if reason != "" {
 				return st.gone(reason)
 			}
+			planned := time.Now()
 			if err := st.advance(config, known); err != nil {
 				return err
 			}
+			st.join.span("plan", st.began, planned, attribute.Int("tenantwire.peers", len(config.Peers)))
+			st.join.span("send configuration", planned, time.Now())
+			st.join = nil
 		}
 		select {
 		case <-ctx.Done():

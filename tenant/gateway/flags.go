@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -15,19 +14,18 @@ import (
 
 // Flags are the raw words of the command line.
 type Flags struct {
-	Coordinator, TokenFile, CAFile, StateDir, KeyFile, PresharedKeys, Lease, LogLevel string
-	Datapath, DatapathWhy                                                             string
-	ListenPort, HealthPort                                                            uint16
-	Linger                                                                            time.Duration
+	Coordinator, TokenFile, CAFile, StateDir, KeyFile, PresharedKeys, Lease string
+	LogLevel, LogFormat                                                     string
+	Datapath, DatapathWhy                                                   string
+	ListenPort, HealthPort                                                  uint16
+	Linger                                                                  time.Duration
 }
 
 // Options reads the flags and who we are from the environment.
 func (f *Flags) Options(version string) (o Options, err error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(f.LogLevel)); err != nil {
-		return o, fmt.Errorf("--log-level: %q is not debug, info, warn or error", f.LogLevel)
+	if o.Log, err = agent.NewLog(f.LogLevel, f.LogFormat); err != nil {
+		return o, err
 	}
-	o.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	o.Namespace, o.Identity, o.Lease = os.Getenv("POD_NAMESPACE"), os.Getenv("POD_NAME"), f.Lease
 	o.Linger = f.Linger
 	o.Agent = agent.Options{TokenFile: f.TokenFile, CAFile: f.CAFile, StateDir: f.StateDir, KeyFile: f.KeyFile, PresharedKeys: f.PresharedKeys, Namespace: o.Namespace,

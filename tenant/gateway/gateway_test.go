@@ -302,8 +302,9 @@ func TestOptionsAreNamed(t *testing.T) {
 	}
 	t.Setenv("POD_IP", "nowhere")
 	for want, f := range map[string]Flags{
-		"POD_IP":      {LogLevel: "info"},
-		"--log-level": {LogLevel: "loud"},
+		"POD_IP":       {LogLevel: "info", LogFormat: "json"},
+		"--log-level":  {LogLevel: "loud", LogFormat: "json"},
+		"--log-format": {LogLevel: "info", LogFormat: "xml"},
 	} {
 		if _, err := f.Options("test"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %s: %v", want, err)
