@@ -64,7 +64,7 @@ peer NAME, which is a TunnelPeer, a member's pod or a public key.`,
 	p := c.Flags()
 	p.StringVarP(&f.file, "write", "w", "", "write a pcap file, which only you may read; - is the standard output")
 	p.IntVarP(&f.count, "count", "c", 0, "end after so many packets; 0: as many as come")
-	p.IntVarP(&f.snap, "snaplen", "s", 0, "bytes of each packet, 40 to 65535; 0: whole packets")
+	p.IntVar(&f.snap, "snaplen", 0, "bytes of each packet, 40 to 65535; 0: whole packets")
 	p.DurationVar(&f.duration, "duration", 0, "end after this time, at most an hour, as it does without")
 	c.ValidArgsFunction = func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {

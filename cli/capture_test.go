@@ -160,3 +160,13 @@ func TestCaptureWords(t *testing.T) {
 		t.Error(got, err)
 	}
 }
+
+// The flags of a command must not be those that all commands have of kubectl.
+func TestCaptureAndBenchHelp(t *testing.T) {
+	for _, name := range []string{"capture", "bench"} {
+		var out, said bytes.Buffer
+		if code := Run(t.Context(), "test", []string{name, "--help"}, Streams{In: strings.NewReader(""), Out: &out, Err: &said}); code != ExitOK || !strings.Contains(out.String(), "spec.debug."+name) {
+			t.Errorf("%s: code %d\n%s%s", name, code, &out, &said)
+		}
+	}
+}
