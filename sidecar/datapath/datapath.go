@@ -31,6 +31,7 @@ type Peer struct {
 	Keepalive    time.Duration  // zero: off; whole seconds up to 65535
 	Outside      bool           // of the two kinds of peers that a hub passes packets between
 	Mappings     []Mapping      // whose Seen are among AllowedIPs; needs Capabilities.Mappings
+	Answers      netip.Addr     // of AllowedIPs, the peer's own that answers echo requests; zero: those that are single addresses may
 }
 
 // PeerStats is what a device knows of one peer.
@@ -41,6 +42,8 @@ type PeerStats struct {
 	LastHandshake time.Time // zero: never
 	RxBytes       uint64    // WireGuard bytes received from the peer
 	TxBytes       uint64    // WireGuard bytes sent to the peer
+	PathMTU       int       // how long the inner packets to it may be, bytes; zero without Capabilities.PathMTU
+	MTUState      MTUState  // empty without it
 }
 
 // Interface is the part of a device that is not its peers.
@@ -84,6 +87,9 @@ type Capabilities struct {
 	Hub bool
 	// Mappings: peers can have some. Without it, UpdatePeers refuses them with ErrNoMappings.
 	Mappings bool
+	// PathMTU: it finds out how long packets the path to each peer takes. Without it, what is longer than that leaves in fragments, as far
+	// as the kernel knows.
+	PathMTU bool
 }
 
 // Ports are transport ports of the interface's own addresses.

@@ -65,6 +65,7 @@ func Open(o Options) (*Device, error) {
 	}
 	s.Connect(e)
 	e.SetHub(o.Interface)
+	e.SetProbes(o.Interface)
 	return &Device{Stack: s, Engine: e}, nil
 }
 
@@ -74,6 +75,7 @@ func (d *Device) SetInterface(i datapath.Interface) error {
 		return err
 	}
 	d.SetHub(i)
+	d.SetProbes(i)
 	return nil
 }
 
@@ -98,7 +100,7 @@ func (d *Device) Kind() datapath.Kind { return datapath.Netstack }
 
 // Capabilities is all there is: nothing here depends on a kernel's rules.
 func (d *Device) Capabilities() datapath.Capabilities {
-	return datapath.Capabilities{AsksFirst: true, OwnAddress: true, Hub: true, Mappings: true}
+	return datapath.Capabilities{AsksFirst: true, OwnAddress: true, Hub: true, Mappings: true, PathMTU: true}
 }
 
 // Close resets every connection, so that the other ends learn of it, and ends the device. Closing twice is no error.

@@ -17,6 +17,8 @@ type Outside interface {
 	NewBatch(size int) *wireguard.Batch
 	// Send owns the batch from here on. It may wait, and never fails.
 	Send(to netip.Addr, b *wireguard.Batch)
+	// PathMTU is the longest packet that should be sent there, in bytes; zero: the MTU.
+	PathMTU(to netip.Addr) int
 }
 
 // link is the wire between gVisor and the engine: to gVisor a link endpoint, and what feeds it packets.
@@ -73,7 +75,11 @@ func destination(pkt *stack.PacketBuffer) (to netip.Addr, ok bool) {
 // send cuts the packet into as many as it takes, mostly in one batch.
 func (l *link) send(out Outside, to netip.Addr, pkt *stack.PacketBuffer) {
 	var c cutter
-	c.start(pkt, int(l.mtu.Load()))
+	mtu := int(l.mtu.Load())
+	if n := out.PathMTU(to); n != 0 {
+		mtu = min(mtu, n) // TCP need not know: its segments are cut here
+	}
+	c.start(pkt, mtu)
 	if c.segment {
 		l.closed.leaves(c.hdr[:c.l3], c.hdr[c.l3:])
 	}

@@ -43,6 +43,8 @@ type wire struct {
 	drop func([]byte) bool
 }
 
+func (w *wire) PathMTU(netip.Addr) int { return 0 }
+
 func (w *wire) NewBatch(size int) *wireguard.Batch { return wireguard.NewBatch(size, w.mtu) }
 
 func (w *wire) Send(_ netip.Addr, b *wireguard.Batch) {

@@ -229,6 +229,20 @@ func (l *Link) SetRoutes(to []netip.Prefix, endpoints []netip.Addr) error {
 	return l.routes.set(to, endpoints, *l.own.Load())
 }
 
+// SetPathMTUs says how long the packets to some of the routes' addresses may be, in bytes, where that is less than the interface's MTU; it
+// replaces what was said before.
+func (l *Link) SetPathMTUs(mtus map[netip.Prefix]int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return fmt.Errorf("set the MTU of routes: %w", net.ErrClosed)
+	}
+	if err := l.routes.setMTUs(mtus); err != nil {
+		return fmt.Errorf("set the MTU of routes: %w", err)
+	}
+	return nil
+}
+
 // addrGenModeNone is IN6_ADDR_GEN_MODE_NONE: no link-local address.
 const addrGenModeNone = 1
 

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
 // Routes into the tunnel are in the main table, one for each allowed IP. Those that would catch the tunnel's own outer packets (a
@@ -33,7 +35,8 @@ type routes struct {
 	index int
 	have  map[netip.Prefix]route
 	rules bool
-	only  *only // nil: whoever is on the machine sees the routes
+	only  *only                // nil: whoever is on the machine sees the routes
+	mtus  map[netip.Prefix]int // of routes with one of their own
 
 	shadow int            // the metric of our shadows, by which they are known
 	left   []netip.Prefix // shadows of a process that died
@@ -43,6 +46,7 @@ type routes struct {
 type route struct {
 	prefer netip.Addr // source address of new connections; zero: the kernel chooses
 	apart  bool       // in ownTable
+	mtu    int        // bytes; zero: the interface's
 }
 
 // set makes the given destinations the routes. What fails is put back.
@@ -50,7 +54,7 @@ func (r *routes) set(to []netip.Prefix, endpoints []netip.Addr, own []netip.Addr
 	want := make(map[netip.Prefix]route, len(to))
 	for _, p := range to {
 		apart := r.only != nil || p.Bits() == 0 || slices.ContainsFunc(endpoints, p.Contains)
-		want[p] = route{prefer: preferred(own, p.Addr().Is4()), apart: apart}
+		want[p] = route{prefer: preferred(own, p.Addr().Is4()), apart: apart, mtu: r.mtuOf(p)}
 	}
 	have := r.have
 	if err := r.change(want); err != nil {
@@ -66,6 +70,25 @@ func (r *routes) set(to []netip.Prefix, endpoints []netip.Addr, own []netip.Addr
 	}
 	r.left = nil
 	return nil
+}
+
+// setMTUs changes how long packets by some routes may be. The kernel's TCP heeds it at once, on connections that there are too.
+func (r *routes) setMTUs(mtus map[netip.Prefix]int) error {
+	r.mtus = mtus
+	want := make(map[netip.Prefix]route, len(r.have))
+	for p, w := range r.have {
+		w.mtu = r.mtuOf(p)
+		want[p] = w
+	}
+	return r.change(want)
+}
+
+func (r *routes) mtuOf(p netip.Prefix) int {
+	mtu := r.mtus[p]
+	if mtu != 0 && p.Addr().Is6() {
+		return max(mtu, datapath.MinMTU) // the kernel sends nothing by a route with less
+	}
+	return mtu
 }
 
 // newRoutes finds what a process that died left of the interface of that name.
@@ -104,7 +127,7 @@ func (r *routes) shadowOf(p netip.Prefix) *netlink.Route {
 // drops them while the interface is down.
 func (r *routes) prefer(own []netip.Addr) error {
 	for p, old := range r.have {
-		next := route{prefer: preferred(own, p.Addr().Is4()), apart: old.apart}
+		next := route{prefer: preferred(own, p.Addr().Is4()), apart: old.apart, mtu: old.mtu}
 		if err := r.nl.RouteReplace(r.netlink(p, next)); err != nil {
 			return fmt.Errorf("route to %s: %w", p, err)
 		}
@@ -176,6 +199,7 @@ func (r *routes) netlink(p netip.Prefix, w route) *netlink.Route {
 	if w.apart {
 		n.Table = ownTable
 	}
+	n.MTU = w.mtu
 	return n
 }
 

@@ -91,7 +91,8 @@ func open(o Options) (*Device, error) {
 	d.Engine, err = wireguard.Open(wireguard.Options{
 		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Mark: oslink.Mark, Logger: o.Logger,
 		MTU: func() int { return int(d.mtu.Load()) }, Deliver: d.deliver, MaySend: o.MaySend,
-		Follow: func(next delta.Registry) error { return link.SetRoutes(next.Routes()) },
+		Follow:    func(next delta.Registry) error { return link.SetRoutes(next.Routes()) },
+		FollowMTU: link.SetPathMTUs,
 	})
 	if err != nil {
 		return nil, errors.Join(err, link.Close(), t.Close())
@@ -112,6 +113,7 @@ func (d *Device) SetInterface(i datapath.Interface) error {
 	}
 	d.mtu.Store(int64(i.MTU))
 	d.SetHub(i)
+	d.SetProbes(i)
 	return nil
 }
 
@@ -151,7 +153,7 @@ func (d *Device) Kind() datapath.Kind { return datapath.TUN }
 
 // Capabilities are a kernel's, which completes handshakes by itself; but every packet passes through the engine.
 func (d *Device) Capabilities() datapath.Capabilities {
-	return datapath.Capabilities{Hub: true, Mappings: true}
+	return datapath.Capabilities{Hub: true, Mappings: true, PathMTU: true}
 }
 
 // Close resets every connection and removes the interface. Closing twice is no error.

@@ -109,6 +109,33 @@ func (b *Batch) size() (n int) {
 	return n
 }
 
+// longest is the size of the longest packet, which are not encrypted yet.
+func (b *Batch) longest() (n int) {
+	for _, p := range b.packets {
+		n = max(n, len(p)-HeaderSize)
+	}
+	return n
+}
+
+// narrow has the packets, which are not encrypted yet, padded no further than what the path takes, and connections that they begin use no
+// longer ones.
+func (b *Batch) narrow(limit int) {
+	b.mtu = min(b.mtu, limit)
+	for _, p := range b.packets {
+		clampSegments(p[HeaderSize:], limit)
+	}
+}
+
+// exceeds says whether a packet, encrypted as they are by now, is longer than an inner one of that size.
+func (b *Batch) exceeds(limit int) bool {
+	for _, p := range b.packets {
+		if len(p) > limit+Overhead {
+			return true
+		}
+	}
+	return false
+}
+
 // Free gives back a Batch that is not to be sent.
 func (b *Batch) Free() {
 	clear(b.packets)

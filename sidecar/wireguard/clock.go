@@ -39,6 +39,7 @@ type history struct {
 	owed       instant // data was received, the first since anything was sent
 	traffic    instant // anything authenticated was sent or received
 	derived    instant // a session was made
+	path       instant // not past, but when something is to be done about its MTU
 
 	keepalive time.Duration // persistent keepalive; zero: off
 	jitter    time.Duration // up to a third of a second, so that two ends do not retry in step
@@ -53,6 +54,7 @@ const (
 	giveUp                    // stop asking, and drop what waits for a session
 	reassure                  // send a keepalive
 	forget                    // drop every key
+	probe                     // look into the path
 )
 
 // retry is how long to wait for an answer to the last initiation.
@@ -87,6 +89,7 @@ func (h history) decide(now instant) (do duty, next instant) {
 		consider(h.traffic.after(h.keepalive), reassure)
 	}
 	consider(h.derived.after(forgetAfter), forget)
+	consider(h.path, probe)
 	if h.asked != 0 {
 		do &^= begin // one is under way, or has just been given up
 	}

@@ -48,6 +48,9 @@ type Options struct {
 	// Follow is told of every change of peers, as they are to be, before it is made: after an error nothing has changed. It is
 	// how routes follow AllowedIPs.
 	Follow func(next delta.Registry) error
+	// FollowMTU is told how long packets to some inner addresses may be, in bytes, where that is less than the MTU; and again when that
+	// changes. Nil: nobody needs to know.
+	FollowMTU func(limits map[netip.Prefix]int) error
 }
 
 // Engine is the outside of one userspace WireGuard interface. All methods are safe for concurrent use.
@@ -76,6 +79,7 @@ type Engine struct {
 
 	standsFor atomic.Pointer[func(netip.Addr) netip.Addr] // nil: each inner address for itself
 	holders   holders
+	paths
 
 	mu     sync.RWMutex // guards what follows
 	peers  map[key.Public]*peer
@@ -130,7 +134,7 @@ func Open(o Options) (*Engine, error) {
 	e := &Engine{
 		self: o.PrivateKey.Public(), static: o.PrivateKey.ECDH(),
 		log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), mtu: o.MTU, deliver: o.Deliver, maySend: o.MaySend, follow: o.Follow,
-		began: time.Now(), checker: checker{keys: newMACKeys(o.PrivateKey.Public())},
+		began: time.Now(), checker: checker{keys: newMACKeys(o.PrivateKey.Public())}, paths: paths{follow: o.FollowMTU},
 		index: index{entries: make(map[uint32]entry)}, letters: make(chan *letter, 1024),
 		peers: make(map[key.Public]*peer), registry: make(delta.Registry),
 	}
@@ -199,28 +203,38 @@ func (e *Engine) read(which int, s *socket) {
 	}
 }
 
-// sendBatch sends encrypted packets by the message.
-func (e *Engine) sendBatch(to *endpoint, packets [][]byte) error {
+// socketTo is what to send to the endpoint with, if anything may be sent.
+func (e *Engine) socketTo(to *endpoint) (*socket, error) {
 	s := e.sockets.of(to.to.Addr())
 	if s == nil {
-		return errNoFamily
+		return nil, errNoFamily
 	}
 	if e.maySend != nil && !e.maySend() {
-		return errMayNotSend
+		return nil, errMayNotSend
+	}
+	return s, nil
+}
+
+// sendBatch sends encrypted packets by the message. It says whether some were longer than the system takes the path's MTU for.
+func (e *Engine) sendBatch(to *endpoint, packets [][]byte) (tooLong bool, err error) {
+	s, err := e.socketTo(to)
+	if err != nil {
+		return false, err
 	}
 	for len(packets) > 0 {
 		n := messageLength(packets)
-		if err := s.send(to, packets[:n]); err != nil {
-			return err
+		long, err := s.send(to, packets[:n])
+		if err != nil {
+			return tooLong, err
 		}
-		packets = packets[n:]
+		packets, tooLong = packets[n:], tooLong || long
 	}
-	return nil
+	return tooLong, nil
 }
 
 // sendTo answers a handshake message that is nobody's yet.
 func (e *Engine) sendTo(to *endpoint, msg []byte) {
-	if err := e.sendBatch(to, [][]byte{msg}); err != nil {
+	if _, err := e.sendBatch(to, [][]byte{msg}); err != nil {
 		e.count.sendErrors.Add(1)
 		e.log.Debug("cookie not sent", "to", to.to.String(), "error", err)
 	}
@@ -257,6 +271,9 @@ func (e *Engine) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error 
 		e.change(c, e.registry[c.PublicKey], next[c.PublicKey])
 	}
 	e.registry = next
+	if e.narrow.Load() > 0 { // allowed IPs may have come, or be another peer's
+		e.tellLimitsLocked()
+	}
 	return nil
 }
 
@@ -269,6 +286,7 @@ func (e *Engine) change(c delta.Change, was, is datapath.Peer) {
 	p.configure(c) // before a new one can be found: without its preshared key it would spoil a handshake
 	p.remap(c, is)
 	p.carries.Store(carriesMany(is))
+	p.aim(is)
 	e.mu.Lock()
 	e.peers[c.PublicKey] = p
 	if c.Remove || c.ReplaceAllowedIPs {
@@ -302,6 +320,7 @@ func (p *peer) configure(c delta.Change) {
 	}
 	if c.Endpoint.IsValid() {
 		p.at.Store(&endpoint{to: c.Endpoint})
+		p.pathMoved()
 	}
 	if c.Outside != nil {
 		p.outside.Store(*c.Outside)
@@ -338,6 +357,7 @@ func (e *Engine) Peers() ([]datapath.PeerStats, error) {
 		if n := p.shaken.Load(); n != 0 {
 			st.LastHandshake = time.Unix(0, n)
 		}
+		st.PathMTU, st.MTUState = p.pathStats()
 		out = append(out, st)
 	}
 	slices.SortFunc(out, func(a, b datapath.PeerStats) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })

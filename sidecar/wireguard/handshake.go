@@ -158,6 +158,9 @@ func (p *peer) complete(msg []byte, now instant, from *endpoint) error {
 
 // adopt makes the session one of the peer's and forgets those that it replaces.
 func (p *peer) adopt(s *session) {
+	if !p.current.Load().usable(s.created) {
+		p.pathBack(s.created)
+	}
 	for _, over := range p.sessions.install(s) {
 		p.engine.index.dropSession(over)
 	}
@@ -325,7 +328,7 @@ func (p *peer) sendHandshake(now instant, msg []byte) {
 	}
 	p.tx.Add(uint64(len(msg)))
 	p.sent(now, false)
-	p.emit(at, [][]byte{msg})
+	p.emit(now, at, [][]byte{msg})
 }
 
 // addrPort is where the peer is, zero while that is unknown.

@@ -39,6 +39,7 @@ type peer struct {
 	buckets
 	shares   [2]share    // by socket; each is its reader's
 	carries  atomic.Bool // packets of many: a gateway, not one of those that a gateway limits
+	path     pathOf
 	waiting  atomic.Bool // there is, or was just now, something staged
 	flushing sync.Mutex
 
@@ -136,7 +137,7 @@ func (p *peer) history() history {
 		asked: p.asking.sent, since: p.asking.since, attempts: p.asking.attempts, held: p.asking.held, jitter: p.asking.jitter,
 		connected:  p.current.Load().usable(p.engine.now()),
 		unanswered: instant(p.unanswered.Load()), owed: instant(p.owed.Load()), traffic: instant(p.traffic.Load()),
-		keepalive: time.Duration(p.keepalive.Load()), derived: p.derived(),
+		keepalive: time.Duration(p.keepalive.Load()), derived: p.derived(), path: p.pathWake(),
 	}
 }
 
@@ -187,6 +188,9 @@ func (p *peer) tick() {
 		p.traffic.Store(int64(now))
 		p.sendKeepalive()
 	}
+	if do&probe != 0 {
+		p.lookIntoPath(now)
+	}
 }
 
 // clearSource lets the system choose our address anew: the one that the peer reached us at may be why there is no answer.
@@ -200,6 +204,9 @@ func (p *peer) clearSource() {
 func (p *peer) move(to *endpoint) {
 	if at := p.at.Load(); at == nil || at != to && *at != *to {
 		p.at.Store(to)
+		if at != nil && at.to != to.to {
+			p.pathMoved()
+		}
 	}
 }
 
@@ -263,6 +270,7 @@ func (p *peer) remove() {
 	defer p.mu.Unlock()
 	p.gone = true
 	p.timer.Stop()
+	p.forgetPath()
 	p.stopAsking()
 	p.dropStaged()
 	p.forgetSessions()

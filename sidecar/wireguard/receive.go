@@ -197,6 +197,9 @@ func (r *receiver) inner(d, plain []byte) []byte {
 		r.engine.count.overShare.Add(1)
 		return nil
 	}
+	if r.owner.path.listens.Load() && isICMP(plain) && r.owner.isAnswer(r.now, plain[:n]) {
+		return nil
+	}
 	if r.tap != nil {
 		(*r.tap)(plain[:n])
 	}

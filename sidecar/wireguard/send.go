@@ -27,6 +27,12 @@ func (p *peer) send(b *Batch) {
 		return
 	}
 	now := p.engine.now()
+	if len(b.packets) > 0 {
+		p.watch(now, b)
+		if n := int(p.path.limit.Load()); n != 0 {
+			b.narrow(n)
+		}
+	}
 	if !p.affords(now, b) {
 		return
 	}
@@ -83,7 +89,11 @@ func (p *peer) transmit(now instant, s *session, b *Batch) {
 	// Before the packets leave: their answer may be here before the call returns.
 	p.tx.Add(uint64(b.size()))
 	p.sent(now, data)
-	p.emit(at, b.packets)
+	if n := int(p.path.limit.Load()); n != 0 && b.exceeds(n) {
+		p.emitInFragments(at, b.packets)
+	} else {
+		p.emit(now, at, b.packets)
+	}
 	b.Free()
 	if s.stale(now) {
 		p.start(now)
@@ -91,12 +101,28 @@ func (p *peer) transmit(now instant, s *session, b *Batch) {
 }
 
 // emit sends encrypted packets, or a handshake message, to where the peer is.
-func (p *peer) emit(at *endpoint, packets [][]byte) {
-	err := p.engine.sendBatch(at, packets)
+func (p *peer) emit(now instant, at *endpoint, packets [][]byte) {
+	tooLong, err := p.engine.sendBatch(at, packets)
 	if err != nil && at.from.IsValid() {
 		// Our address that the peer reached us at may be gone. What of the packets has left is dropped there as a repetition.
 		p.clearSource()
-		err = p.engine.sendBatch(&endpoint{to: at.to}, packets)
+		tooLong, err = p.engine.sendBatch(&endpoint{to: at.to}, packets)
+	}
+	if err != nil {
+		p.engine.sendFailed(p, err)
+	}
+	if tooLong {
+		p.refusedWhole(now)
+	}
+}
+
+// emitInFragments sends encrypted packets of which some are longer than the path takes.
+func (p *peer) emitInFragments(at *endpoint, packets [][]byte) {
+	s, err := p.engine.socketTo(at)
+	for err == nil && len(packets) > 0 {
+		n := messageLength(packets)
+		err = s.sendInFragments(at, packets[:n])
+		packets = packets[n:]
 	}
 	if err != nil {
 		p.engine.sendFailed(p, err)

@@ -32,6 +32,8 @@ type socket struct {
 	six   bool
 	whole atomic.Bool // the system cuts messages into datagrams (UDP GSO)
 	outs  sync.Pool
+	mode  sync.RWMutex // who sends reads; who sends otherwise than usually writes
+	usual int          // what becomes of packets that are too long
 }
 
 // prepare sets what has to be set before the socket is bound.
@@ -67,6 +69,9 @@ func newSocket(conn *net.UDPConn, six bool) (*socket, error) {
 	err = raw.Control(func(fd uintptr) {
 		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.whole.Store(err == nil)
+		if s.usual, err = unix.GetsockoptInt(int(fd), s.level(), s.discover()); err != nil {
+			s.usual = unix.IP_PMTUDISC_WANT
+		}
 	})
 	return s, err
 }
@@ -101,23 +106,33 @@ func (o *outbox) attempt(fd uintptr) (done bool) {
 	}
 }
 
-// send sends packets that make one message; see messageLength.
-func (s *socket) send(to *endpoint, packets [][]byte) error {
+// send sends packets that make one message; see messageLength. It says whether they were too long for the path, as far as the system
+// knows it.
+func (s *socket) send(to *endpoint, packets [][]byte) (tooLong bool, err error) {
+	s.mode.RLock()
+	defer s.mode.RUnlock()
+	return s.inParts(to, packets)
+}
+
+// inParts is send for those who hold the mode.
+func (s *socket) inParts(to *endpoint, packets [][]byte) (tooLong bool, err error) {
 	if len(packets) > 1 && !s.whole.Load() {
-		return s.sendSingly(to, packets)
+		return false, s.sendSingly(to, packets)
 	}
-	err := s.sendMessage(to, packets)
+	err = s.sendMessage(to, packets)
 	switch {
 	case len(packets) == 1 || err == nil:
-		return err
+		return false, err
 	case errors.Is(err, unix.EIO):
 		// The network card does not make checksums, which cutting needs.
 		s.whole.Store(false)
-	case !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EMSGSIZE):
-		return err
+	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE):
+		tooLong = true
+	default:
+		return false, err
 	}
 	// Packets longer than the path's MTU are refused together; each by itself is fragmented.
-	return s.sendSingly(to, packets)
+	return tooLong, s.sendSingly(to, packets)
 }
 
 func (s *socket) sendSingly(to *endpoint, packets [][]byte) error {
@@ -130,15 +145,26 @@ func (s *socket) sendSingly(to *endpoint, packets [][]byte) error {
 }
 
 func (s *socket) sendMessage(to *endpoint, packets [][]byte) error {
-	o := s.outs.Get().(*outbox)
+	o := s.fill(to, packets)
 	defer s.outs.Put(o)
-	o.address(to.to)
-	o.gather(packets)
-	o.describe(to, packets)
 	err := s.raw.Control(o.now) // several goroutines may be in here at once
 	if err == nil && o.err == unix.EAGAIN {
 		err = s.raw.Write(o.wait) // one after the other
 	}
+	return o.result(err)
+}
+
+// fill returns an outbox with a message.
+func (s *socket) fill(to *endpoint, packets [][]byte) *outbox {
+	o := s.outs.Get().(*outbox)
+	o.address(to.to)
+	o.gather(packets)
+	o.describe(to, packets)
+	return o
+}
+
+// result is what became of the message, which is forgotten.
+func (o *outbox) result(err error) error {
 	clear(o.vecs[:o.hdr.Iovlen])
 	if err == nil && o.err != 0 {
 		err = fmt.Errorf("send: %w", o.err)

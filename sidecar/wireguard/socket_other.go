@@ -15,13 +15,21 @@ func prepare(string, syscall.RawConn, uint32) error { return nil }
 
 func newSocket(conn *net.UDPConn, _ bool) (*socket, error) { return &socket{conn}, nil }
 
-func (s *socket) send(to *endpoint, packets [][]byte) error {
+func (s *socket) send(to *endpoint, packets [][]byte) (tooLong bool, err error) {
 	for _, p := range packets {
 		if _, err := s.conn.WriteToUDPAddrPort(p, to.to); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return false, nil
+}
+
+// sendWhole leaves it to the system whether packets are cut.
+func (s *socket) sendWhole(to *endpoint, packet [][]byte) error { return s.sendInFragments(to, packet) }
+
+func (s *socket) sendInFragments(to *endpoint, packets [][]byte) error {
+	_, err := s.send(to, packets)
+	return err
 }
 
 // inbox reads a socket, on one goroutine.

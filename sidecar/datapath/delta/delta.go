@@ -41,6 +41,7 @@ type Change struct {
 	ReplaceAllowedIPs bool
 	AllowedIPs        []netip.Prefix // added, unless they replace
 	Mappings          *[]datapath.Mapping
+	Answers           *netip.Addr
 }
 
 // Plan decides what the given upserts and removals change. It changes nothing itself.
@@ -183,6 +184,9 @@ func diff(old, p datapath.Peer, known bool) (c Change, changed bool) {
 	if !slices.Equal(old.Mappings, p.Mappings) {
 		c.Mappings, changed = &p.Mappings, true
 	}
+	if old.Answers != p.Answers {
+		c.Answers, changed = &p.Answers, true
+	}
 	if !slices.Equal(old.AllowedIPs, p.AllowedIPs) {
 		changed = true
 		added := slices.DeleteFunc(slices.Clone(p.AllowedIPs), func(ip netip.Prefix) bool {
@@ -226,7 +230,7 @@ func (r Registry) Restore(changes []Change) []Change {
 		}
 		back := Change{
 			PublicKey: p.PublicKey, New: c.Remove, PresharedKey: &p.PresharedKey, Keepalive: seconds(p.Keepalive), Outside: &p.Outside,
-			ReplaceAllowedIPs: true, AllowedIPs: p.AllowedIPs, Mappings: &p.Mappings,
+			ReplaceAllowedIPs: true, AllowedIPs: p.AllowedIPs, Mappings: &p.Mappings, Answers: &p.Answers,
 		}
 		out = append(out, back)
 	}

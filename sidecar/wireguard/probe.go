@@ -1,0 +1,418 @@
+package wireguard
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// What search.go decides is done here: echo requests of an exact size to an inner address of the peer, which nearly everything answers
+// that has a TCP/IP stack, and which only the peer can: the answer comes out of its session.
+
+// maxTargets bounds the addresses of a peer that are tried in turn until one answers.
+const maxTargets = 4
+
+// pathOf is what is known of the path to a peer.
+type pathOf struct {
+	limit   atomic.Int32 // the longest inner packet, bytes; zero: nothing is known that is less than the interface's MTU
+	listens atomic.Bool  // answers may be under way
+	watched struct{ any, large, stalled atomic.Int64 }
+
+	mu      sync.Mutex // guards what follows
+	search  search
+	targets []netip.Addr // of the peer, those that may answer; none: nothing is tried
+	turn    int          // which of them is asked
+	id      uint16
+	token   uint64
+	number  uint16     // of the last probe
+	probes  [16]probed // the last ones, by number
+	told    int        // the limit that was told of last
+}
+
+// paths is what an engine has of them.
+type paths struct {
+	own     atomic.Pointer[[]netip.Addr] // to send probes from; nil: none are sent
+	ceiling atomic.Int32                 // the interface's MTU when that was set
+	narrow  atomic.Int32                 // how many peers have a limit
+	follow  func(map[netip.Prefix]int) error
+}
+
+// probed is a probe that was sent.
+type probed struct {
+	number uint16
+	size   int // zero: none, or it was answered
+	sent   instant
+}
+
+// SetProbes sets the addresses that packets to find out about paths are sent from, the interface's own, and has all paths looked into anew
+// where its MTU has changed. Without any nothing is tried, and every path is taken to carry the interface's MTU.
+func (e *Engine) SetProbes(i datapath.Interface) {
+	own := make([]netip.Addr, 0, len(i.Addresses))
+	for _, p := range i.Addresses {
+		own = append(own, p.Addr())
+	}
+	e.own.Store(&own)
+	if e.ceiling.Swap(int32(i.MTU)) == int32(i.MTU) {
+		return
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, p := range e.peers {
+		p.pathMoved()
+	}
+}
+
+// PathMTU is the longest packet, in bytes, that the path to an inner address takes, where that is known to be less than the interface's
+// MTU; else zero. What is longer is sent in fragments.
+func (e *Engine) PathMTU(to netip.Addr) int {
+	if e.narrow.Load() == 0 {
+		return 0
+	}
+	if p := e.route(to); p != nil {
+		return int(p.path.limit.Load())
+	}
+	return 0
+}
+
+// targetsOf are the addresses of a peer's that may be its own: the one that it is said to have, else those of its allowed IPs that are
+// single ones.
+func targetsOf(p datapath.Peer) (out []netip.Addr) {
+	if p.Answers.IsValid() {
+		return []netip.Addr{p.Answers}
+	}
+	for _, ip := range p.AllowedIPs {
+		if ip.IsSingleIP() && len(out) < maxTargets {
+			out = append(out, ip.Addr())
+		}
+	}
+	return out
+}
+
+// aim sets whom probes are sent to.
+func (p *peer) aim(is datapath.Peer) {
+	targets := targetsOf(is)
+	p.path.mu.Lock()
+	defer p.path.mu.Unlock()
+	if !slices.Equal(p.path.targets, targets) {
+		p.path.targets, p.path.turn = targets, 0
+	}
+}
+
+// watch looks at a batch before it is encrypted: whether data flows by which the path is to be looked into.
+func (p *peer) watch(now instant, b *Batch) {
+	w := &p.path.watched
+	any, large, stalled := instant(w.any.Load()), instant(w.large.Load()), instant(w.stalled.Load())
+	if now < any && now < large && now < stalled || b.keepalive || p.engine.own.Load() == nil {
+		return
+	}
+	size, silence := b.longest(), time.Duration(0)
+	if since := instant(p.unanswered.Load()); since != 0 {
+		silence = now.sub(since)
+	}
+	if now < any && (size <= searchFloor || now < large && silence < stallAfter) {
+		return
+	}
+	if isICMP(b.packets[0][HeaderSize:]) { // answers to probes, and pings, are nothing that a path is to be looked into for
+		return
+	}
+	p.path.mu.Lock()
+	due := len(p.path.targets) > 0 && p.path.search.data(now, p.engine.mtu(), size, silence)
+	p.path.settle(p.engine)
+	p.path.mu.Unlock()
+	if due {
+		p.alarm(now)
+	}
+}
+
+func isICMP(b []byte) bool {
+	if len(b) < 20 {
+		return false
+	}
+	if b[0]>>4 == 4 {
+		return b[9] == protocolICMP
+	}
+	return b[6] == protocolICMP6
+}
+
+// refusedWhole takes in that the system does not send packets of that size in one piece.
+func (p *peer) refusedWhole(now instant) {
+	p.path.mu.Lock()
+	due := len(p.path.targets) > 0 && p.engine.own.Load() != nil && p.path.search.refused(now, p.engine.mtu())
+	p.path.settle(p.engine)
+	p.path.mu.Unlock()
+	if due {
+		p.alarm(now)
+	}
+}
+
+// pathMoved has the path looked into anew.
+func (p *peer) pathMoved() {
+	p.path.mu.Lock()
+	defer p.path.mu.Unlock()
+	p.path.search.moved()
+	p.path.settle(p.engine)
+}
+
+// pathBack is told of a session with a peer that had none.
+func (p *peer) pathBack(now instant) {
+	p.path.mu.Lock()
+	defer p.path.mu.Unlock()
+	p.path.search.back(now)
+	p.path.settle(p.engine)
+}
+
+// settle makes what others look at without a lock what the search says. The caller holds the lock.
+func (o *pathOf) settle(e *Engine) {
+	w := o.search.watch()
+	o.watched.any.Store(int64(w.any))
+	o.watched.large.Store(int64(w.large))
+	o.watched.stalled.Store(int64(w.stalled))
+	is := o.search.limit()
+	switch was := int(o.limit.Swap(int32(is))); {
+	case was == 0 && is != 0:
+		e.narrow.Add(1)
+	case was != 0 && is == 0:
+		e.narrow.Add(-1)
+	}
+}
+
+// news is the limit, if it is to be told: when it is found at last, and at once when it is less.
+func (o *pathOf) news() bool {
+	is := o.search.limit()
+	less := is != 0 && (o.told == 0 || is < o.told)
+	if is == o.told || !less && o.search.phase != resting {
+		return false
+	}
+	o.told = is
+	return true
+}
+
+// pathWake is when lookIntoPath is to be called; never: there is nothing to do.
+func (p *peer) pathWake() instant {
+	p.path.mu.Lock()
+	defer p.path.mu.Unlock()
+	return p.path.search.until
+}
+
+// lookIntoPath sends the probes that are due and tells of what was found.
+func (p *peer) lookIntoPath(now instant) {
+	o := &p.path
+	o.mu.Lock()
+	sizes := o.search.next(now)
+	o.settle(p.engine)
+	if o.search.trip == 0 {
+		o.turn++ // of a peer with several addresses, another may answer
+	}
+	state, size, tell := o.search.state, o.search.known(), o.news()
+	var out [len(sizes)]*Batch
+	for i, n := range sizes {
+		if n > 0 {
+			out[i] = o.probe(now, n, *p.engine.own.Load())
+		}
+	}
+	o.mu.Unlock()
+	if tell {
+		p.engine.log.Info("MTU of the path to a peer", "peer", p.key.String(), "bytes", size, "state", string(state))
+		p.engine.tellLimits()
+	}
+	for _, b := range out {
+		if b != nil {
+			p.sendProbe(now, b)
+		}
+	}
+	if next := p.pathWake(); next != 0 {
+		p.alarm(next)
+	}
+}
+
+// sendWhole sends encrypted packets in one piece each, or not at all.
+func (e *Engine) sendWhole(to *endpoint, packets [][]byte) error {
+	s, err := e.socketTo(to)
+	for i := 0; err == nil && i < len(packets); i++ {
+		err = s.sendWhole(to, packets[i:i+1])
+	}
+	return err
+}
+
+// probe makes an echo request of that size; nil where we have no address to send it from. The caller holds the lock.
+func (o *pathOf) probe(now instant, size int, own []netip.Addr) *Batch {
+	for range o.targets {
+		to := o.targets[o.turn%len(o.targets)]
+		i := slices.IndexFunc(own, func(a netip.Addr) bool { return a.Is4() == to.Is4() })
+		if i < 0 || slices.Contains(own, to) {
+			o.turn++
+			continue
+		}
+		if o.id == 0 {
+			o.id, o.token = 1+uint16(rand.N(1<<16-1)), rand.Uint64()
+		}
+		o.number++
+		o.probes[int(o.number)%len(o.probes)] = probed{o.number, size, now}
+		o.listens.Store(true)
+		b := NewBatch(size, size)
+		writeEcho(b.Next(size), own[i], to, o.id, o.number, o.token)
+		return b
+	}
+	return nil
+}
+
+// writeEcho fills b with an echo request.
+func writeEcho(b []byte, from, to netip.Addr, id, number uint16, token uint64) {
+	clear(b)
+	at, kind := 20, byte(8)
+	if to.Is6() {
+		at, kind = 40, 128
+	}
+	icmp := b[at:]
+	icmp[0] = kind
+	binary.BigEndian.PutUint16(icmp[4:], id)
+	binary.BigEndian.PutUint16(icmp[6:], number)
+	binary.BigEndian.PutUint64(icmp[8:], token)
+	sealICMP(b, from, to)
+}
+
+// sealICMP writes the IP header of a packet that holds an ICMP message, which goes from one address to another, and both checksums.
+func sealICMP(b []byte, from, to netip.Addr) {
+	var sum uint16
+	icmp := b[20:]
+	if to.Is4() {
+		b[0], b[6], b[8], b[9] = 0x45, 0x40, 64, protocolICMP
+		binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+		copy(b[12:], from.AsSlice())
+		copy(b[16:], to.AsSlice())
+		b[10], b[11] = 0, 0
+		binary.BigEndian.PutUint16(b[10:], ^addUp(0, b[:20]))
+	} else {
+		icmp = b[40:]
+		b[0], b[6], b[7] = 0x60, protocolICMP6, 64
+		binary.BigEndian.PutUint16(b[4:], uint16(len(icmp)))
+		copy(b[8:], from.AsSlice())
+		copy(b[24:], to.AsSlice())
+		sum = plus(addUp(uint16(len(icmp)), b[8:40]), protocolICMP6)
+	}
+	icmp[2], icmp[3] = 0, 0
+	binary.BigEndian.PutUint16(icmp[2:], ^addUp(sum, icmp))
+}
+
+// addUp is the sum of which a checksum is the complement.
+func addUp(sum uint16, b []byte) uint16 {
+	for ; len(b) > 1; b = b[2:] {
+		sum = plus(sum, binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		sum = plus(sum, uint16(b[0])<<8)
+	}
+	return sum
+}
+
+// sendProbe sends a probe if there is a session, in one piece or not at all. It waits for none: nothing begins because of a probe.
+func (p *peer) sendProbe(now instant, b *Batch) {
+	m, s, at := p.mapper.Load(), p.current.Load(), p.at.Load()
+	if at == nil || !s.usable(now) || m != nil && !m.outbound(b) {
+		b.Free()
+		return
+	}
+	if !p.affords(now, b) {
+		return
+	}
+	if !s.seal(b) {
+		b.Free()
+		return
+	}
+	p.tx.Add(uint64(b.size()))
+	p.sent(now, true)
+	if err := p.engine.sendWhole(at, b.packets); err != nil {
+		p.engine.log.Debug("a probe was not sent", "peer", p.key.String(), "bytes", len(b.packets[0]), "error", err)
+	}
+	b.Free()
+}
+
+// isAnswer says whether a packet of the peer's answers a probe, and takes it in.
+func (p *peer) isAnswer(now instant, b []byte) bool {
+	protocol, at := transport(b)
+	kind := byte(0)
+	if protocol == protocolICMP6 {
+		kind = 129
+	} else if protocol != protocolICMP {
+		return false
+	}
+	if at+16 > len(b) || b[at] != kind {
+		return false
+	}
+	icmp := b[at:]
+	o := &p.path
+	o.mu.Lock()
+	number := binary.BigEndian.Uint16(icmp[6:])
+	sent := &o.probes[int(number)%len(o.probes)]
+	if o.id == 0 || binary.BigEndian.Uint16(icmp[4:]) != o.id || binary.BigEndian.Uint64(icmp[8:]) != o.token || sent.number != number || sent.size != len(b) {
+		o.mu.Unlock()
+		return false
+	}
+	trip := now.sub(sent.sent)
+	sent.size = 0
+	o.search.answered(now, len(b), trip)
+	o.settle(p.engine)
+	o.mu.Unlock()
+	p.alarm(now) // goes on, or tells, on another goroutine than the reader's
+	return true
+}
+
+// tellLimits tells whom it concerns how long packets to the allowed IPs of peers may be.
+func (e *Engine) tellLimits() {
+	if e.paths.follow == nil {
+		return
+	}
+	e.changes.Lock()
+	defer e.changes.Unlock()
+	e.tellLimitsLocked()
+}
+
+func (e *Engine) tellLimitsLocked() {
+	if e.paths.follow == nil || e.closed {
+		return
+	}
+	limits := make(map[netip.Prefix]int)
+	for k, c := range e.registry {
+		p := e.peer(k)
+		if p == nil {
+			continue
+		}
+		if n := int(p.path.limit.Load()); n != 0 {
+			for _, ip := range c.AllowedIPs {
+				limits[ip] = n
+			}
+		}
+	}
+	if err := e.paths.follow(limits); err != nil {
+		e.log.Warn("the MTU of routes could not be set", "error", err.Error())
+	}
+}
+
+// pathStats is what is known of the path to a peer, for PeerStats.
+func (p *peer) pathStats() (int, datapath.MTUState) {
+	p.path.mu.Lock()
+	defer p.path.mu.Unlock()
+	s := &p.path.search
+	size, state := s.known(), s.state
+	if s.size == 0 {
+		size = p.engine.mtu()
+	}
+	if state == "" {
+		state = datapath.MTUUnverified
+	}
+	return size, state
+}
+
+// forgetPath takes the peer from those with a limit.
+func (p *peer) forgetPath() {
+	p.path.mu.Lock()
+	defer p.path.mu.Unlock()
+	p.path.targets, p.path.search = nil, search{}
+	p.path.settle(p.engine)
+}
