@@ -80,6 +80,10 @@ func (l *link) send(out Outside, to netip.Addr, pkt *stack.PacketBuffer) {
 		mtu = min(mtu, n) // TCP need not know: its segments are cut here
 	}
 	c.start(pkt, mtu)
+	if !c.segment && c.left > mtu {
+		l.sendFragments(out, to, pkt.ToView().AsSlice(), mtu)
+		return
+	}
 	if c.segment {
 		l.closed.leaves(c.hdr[:c.l3], c.hdr[c.l3:])
 	}

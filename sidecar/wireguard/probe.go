@@ -13,7 +13,8 @@ import (
 )
 
 // What search.go decides is done here: echo requests of an exact size to an inner address of the peer, which nearly everything answers
-// that has a TCP/IP stack, and which only the peer can: the answer comes out of its session.
+// that has a TCP/IP stack, and which only the peer can: the answer comes out of its session. Another engine answers them itself, in one
+// piece: what is behind it may hold its answers to what it knows of the path, and cut them.
 
 // maxTargets bounds the addresses of a peer that are tried in turn until one answers.
 const maxTargets = 4
@@ -23,6 +24,8 @@ type pathOf struct {
 	limit   atomic.Int32 // the longest inner packet, bytes; zero: nothing is known that is less than the interface's MTU
 	listens atomic.Bool  // answers may be under way
 	watched struct{ any, large, stalled atomic.Int64 }
+
+	answered bucket
 
 	mu      sync.Mutex // guards what follows
 	search  search
@@ -274,7 +277,43 @@ func writeEcho(b []byte, from, to netip.Addr, id, number uint16, token uint64) {
 	binary.BigEndian.PutUint16(icmp[4:], id)
 	binary.BigEndian.PutUint16(icmp[6:], number)
 	binary.BigEndian.PutUint64(icmp[8:], token)
+	copy(icmp[16:], probeMark)
 	sealICMP(b, from, to)
+}
+
+// probeMark is in probes, and in nobody's pings.
+const probeMark = "tenantwire path\n"
+
+// Answers to one peer's probes cost a system call each, so there are at most 50 a second, and 20 at once. More are the stack's to answer.
+const (
+	answerCost  = 20 * time.Millisecond
+	answerBurst = 20 * answerCost
+)
+
+// answers says whether a packet of the peer's is a probe that is for us, and answers it.
+func (p *peer) answers(now instant, b []byte, own []netip.Addr) bool {
+	at, kind := 20, [2]byte{8, 0}
+	if b[0]>>4 == 6 {
+		at, kind = 40, [2]byte{128, 129}
+	} else if b[0]&15 != 5 {
+		return false
+	}
+	if len(b) < searchFloor || b[at] != kind[0] || string(b[at+16:][:len(probeMark)]) != probeMark {
+		return false
+	}
+	_, from := packetSource(b)
+	to := packetDestination(b)
+	if !slices.Contains(own, to) || p.path.answered.room(now, answerBurst) < answerCost {
+		return false
+	}
+	p.path.answered.spend(now, answerCost)
+	out := NewBatch(len(b), len(b))
+	reply := out.Next(len(b))
+	copy(reply, b)
+	reply[at] = kind[1]
+	sealICMP(reply, to, from)
+	p.sendProbe(now, out)
+	return true
 }
 
 // sealICMP writes the IP header of a packet that holds an ICMP message, which goes from one address to another, and both checksums.
@@ -311,7 +350,7 @@ func addUp(sum uint16, b []byte) uint16 {
 	return sum
 }
 
-// sendProbe sends a probe if there is a session, in one piece or not at all. It waits for none: nothing begins because of a probe.
+// sendProbe sends a probe, or the answer to one, if there is a session, in one piece or not at all. It waits for none: nothing begins because of a probe.
 func (p *peer) sendProbe(now instant, b *Batch) {
 	m, s, at := p.mapper.Load(), p.current.Load(), p.at.Load()
 	if at == nil || !s.usable(now) || m != nil && !m.outbound(b) {
@@ -331,6 +370,12 @@ func (p *peer) sendProbe(now instant, b *Batch) {
 		p.engine.log.Debug("a probe was not sent", "peer", p.key.String(), "bytes", len(b.packets[0]), "error", err)
 	}
 	b.Free()
+}
+
+// probing takes what a peer sent to find out about the path, or in answer to us; false: it is for others.
+func (p *peer) probing(now instant, b []byte) bool {
+	own := p.engine.own.Load()
+	return own != nil && (p.path.listens.Load() && p.isAnswer(now, b) || p.answers(now, b, *own))
 }
 
 // isAnswer says whether a packet of the peer's answers a probe, and takes it in.

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
 // message is what one read brought: datagrams of equal size from one sender, the last may be shorter.
@@ -197,8 +199,11 @@ func (r *receiver) inner(d, plain []byte) []byte {
 		r.engine.count.overShare.Add(1)
 		return nil
 	}
-	if r.owner.path.listens.Load() && isICMP(plain) && r.owner.isAnswer(r.now, plain[:n]) {
+	if isICMP(plain) && r.owner.probing(r.now, plain[:n]) {
 		return nil
+	}
+	if limit := int(r.owner.path.limit.Load()); limit != 0 && (r.hub != nil || limit < datapath.MinMTU) {
+		clampSegments(plain[:n], limit)
 	}
 	if r.tap != nil {
 		(*r.tap)(plain[:n])

@@ -20,7 +20,8 @@ const (
 	searchStep = 16
 	// searchProof is how often a smaller packet must be answered while the longer one is not.
 	searchProof = 4
-	// searchRounds bounds the rounds of such a comparison, searchSilence those without any answer, and searchTries those of one size.
+	// searchTries is the same for a size between two that are known, and how often it is tried to raise the size. searchRounds bounds all
+	// comparisons, and searchSilence those without any answer.
 	searchRounds, searchSilence, searchTries = 10, 4, 3
 
 	// A size is tried again while data flows: soon, if packets are long enough to be lost by it, else now and then.
@@ -32,7 +33,10 @@ const (
 	// silentFirst and silentMost are the same for a peer that does not answer.
 	silentFirst, silentMost = 10 * time.Second, 10 * time.Minute
 
-	answerFirst, answerLeast, answerMost = time.Second, 200 * time.Millisecond, 2 * time.Second
+	// A round lasts so long, by the last answer; and after the smallest has been answered, no longer than grace, or as long as that took:
+	// where much is under way all answers are late, but together.
+	answerFirst, answerLeast, answerMost = time.Second, 500 * time.Millisecond, 3 * time.Second
+	grace                                = 100 * time.Millisecond
 )
 
 // phase is what a search is about.
@@ -195,7 +199,7 @@ func (s *search) next(now instant) round {
 	return s.sizes()
 }
 
-// patience is how long an answer is waited for.
+// patience is how long any answer is waited for.
 func (s *search) patience() time.Duration {
 	if s.trip == 0 {
 		return answerFirst
@@ -213,7 +217,7 @@ func (s *search) sizes() round {
 		other := s.smallerSizes()
 		return round{s.suspect, other[0], other[1]}
 	case halving:
-		return round{s.between()}
+		return round{s.between(), searchFloor}
 	case raising:
 		if s.rounds < searchTries {
 			return round{s.ceiling, s.above()}
@@ -251,7 +255,7 @@ func (s *search) judge(now instant) {
 	case doubting:
 		s.compare(now)
 	case halving:
-		if s.rounds >= searchTries {
+		if s.smaller[1] >= searchTries || s.rounds >= searchRounds {
 			s.high = s.between()
 			s.halve(now)
 		}
@@ -302,6 +306,7 @@ func (s *search) halve(now instant) {
 		s.found(now, s.low)
 		return
 	}
+	s.smaller = [2]int{}
 	s.begin(now, halving)
 }
 
@@ -327,14 +332,17 @@ func (s *search) answered(now instant, size int, trip time.Duration) {
 		return
 	}
 	s.trip = max(trip, 1)
-	if s.sent {
-		s.until = max(now, min(s.until, s.began.add(s.patience())))
+	beside := s.sent && now.add(-trip) == s.began // of this round
+	if beside && size == searchFloor {
+		s.until = min(s.until, now.add(max(grace, trip)))
 	}
 	switch {
 	case size == s.ceiling:
 		s.found(now, size)
 	case s.phase == halving && size >= s.high:
 		s.found(now, size)
+	case s.phase == halving && size == searchFloor:
+		s.smaller[1] += asInt(beside)
 	case s.phase == halving && size > s.low:
 		s.low = size
 		s.halve(now)
@@ -348,11 +356,18 @@ func (s *search) answered(now instant, size int, trip time.Duration) {
 	case s.phase == doubting:
 		for i, other := range s.smallerSizes() {
 			if size == other {
-				s.smaller[i]++
+				s.smaller[i] += asInt(beside)
 			}
 		}
 	case size > s.size && s.size > 0: // later than it was waited for
 		s.low, s.high = size, s.ceiling
 		s.halve(now)
 	}
+}
+
+func asInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -82,7 +82,7 @@ func TestSearchConverges(t *testing.T) {
 			r.run(20 * time.Second)
 			r.expect(t, "at last", r.best(), stateOf(r.best()))
 			// Trying, doubting with three sizes at most, halving with three tries of each size, confirming, raising once.
-			most := 2 + 3*(searchProof+1) + searchTries*10 + 4 + 2*searchTries
+			most := 2 + 3*(searchProof+1) + 2*searchTries*10 + 4 + 2*searchTries
 			if r.probes > most {
 				t.Errorf("ceiling %d, path %d: %d probes, want at most %d", ceiling, mtu, r.probes, most)
 			}

@@ -145,26 +145,15 @@ func (s *socket) sendSingly(to *endpoint, packets [][]byte) error {
 }
 
 func (s *socket) sendMessage(to *endpoint, packets [][]byte) error {
-	o := s.fill(to, packets)
+	o := s.outs.Get().(*outbox)
 	defer s.outs.Put(o)
+	o.address(to.to)
+	o.gather(packets)
+	o.describe(to, packets)
 	err := s.raw.Control(o.now) // several goroutines may be in here at once
 	if err == nil && o.err == unix.EAGAIN {
 		err = s.raw.Write(o.wait) // one after the other
 	}
-	return o.result(err)
-}
-
-// fill returns an outbox with a message.
-func (s *socket) fill(to *endpoint, packets [][]byte) *outbox {
-	o := s.outs.Get().(*outbox)
-	o.address(to.to)
-	o.gather(packets)
-	o.describe(to, packets)
-	return o
-}
-
-// result is what became of the message, which is forgotten.
-func (o *outbox) result(err error) error {
 	clear(o.vecs[:o.hdr.Iovlen])
 	if err == nil && o.err != 0 {
 		err = fmt.Errorf("send: %w", o.err)

@@ -10,38 +10,33 @@ import (
 // Two kinds of messages need another way: probes, which must not be cut and must go whatever the system believes, and packets of which we
 // know better that the path does not take them. It is a setting of the socket, so nothing else is sent meanwhile.
 
-// sendWhole sends one packet that nobody may cut. It does not wait for room.
+// sendWhole sends one packet that nobody may cut.
 func (s *socket) sendWhole(to *endpoint, packet [][]byte) error {
-	return s.with(s.discover(), unix.IP_PMTUDISC_PROBE, s.usual, func() error {
-		o := s.fill(to, packet)
-		defer s.outs.Put(o)
-		return o.result(s.raw.Control(o.now))
-	})
+	return s.with(unix.IP_PMTUDISC_PROBE, func() error { return s.sendMessage(to, packet) })
 }
 
-// sendInFragments sends packets that make one message, and are longer than the path takes: routers may cut those of IPv4, and the system
-// cuts those of IPv6 into what every path takes.
+// sendInFragments sends packets that make one message, and are longer than the path takes. Routers may cut them; where they are IPv6's none
+// does, and it is up to what the system knows.
 func (s *socket) sendInFragments(to *endpoint, packets [][]byte) error {
-	send := func() error { _, err := s.inParts(to, packets); return err }
 	if s.six {
-		const everyPath = 1280
-		return s.with(unix.IPV6_MTU, everyPath, 0, send)
-	}
-	return s.with(unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT, s.usual, send)
-}
-
-// with does something while an option of the socket's family has another value than usually.
-func (s *socket) with(option, value, usual int, do func() error) error {
-	s.mode.Lock()
-	defer s.mode.Unlock()
-	if err := s.set(option, value); err != nil {
+		_, err := s.send(to, packets)
 		return err
 	}
-	return errors.Join(do(), s.set(option, usual))
+	return s.with(unix.IP_PMTUDISC_DONT, func() error { _, err := s.inParts(to, packets); return err })
 }
 
-func (s *socket) set(option, value int) (failed error) {
-	err := s.raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), s.level(), option, value) })
+// with does something while packets that are too long are treated otherwise than usually.
+func (s *socket) with(discover int, do func() error) error {
+	s.mode.Lock()
+	defer s.mode.Unlock()
+	if err := s.set(discover); err != nil {
+		return err
+	}
+	return errors.Join(do(), s.set(s.usual))
+}
+
+func (s *socket) set(discover int) (failed error) {
+	err := s.raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), s.level(), s.discover(), discover) })
 	return errors.Join(err, failed)
 }
 
