@@ -106,6 +106,7 @@ type counters struct {
 	source            atomic.Uint64 // from an inner address that the peer may not have
 	notForwarded      atomic.Uint64 // from one peer to another that it may not reach through us
 	expired           atomic.Uint64 // made its last hop here, and was for somebody else
+	tooBig            atomic.Uint64 // to pass on, and longer than the path to the next peer takes; the sender was told
 	receiveLimit      atomic.Uint64 // of a peer that has received more than its bandwidth
 	overShare         atomic.Uint64 // of a peer that had its share, while the socket overflowed
 	sendLimit         atomic.Uint64 // to a peer that was sent more than its bandwidth
@@ -120,7 +121,7 @@ func (e *Engine) Drops() map[string]uint64 {
 	return map[string]uint64{
 		"NoPeer": c.noPeer.Load(), "SendError": c.sendErrors.Load(), "Malformed": c.malformed.Load(), "NoSession": c.noSession.Load(),
 		"Unauthentic": c.unauthentic.Load(), "Replayed": c.replayed.Load(), "ForeignSource": c.source.Load(),
-		"NotForwarded": c.notForwarded.Load(), "HopLimit": c.expired.Load(),
+		"NotForwarded": c.notForwarded.Load(), "HopLimit": c.expired.Load(), "TooBig": c.tooBig.Load(),
 		"OverShare": c.overShare.Load(), "ReceiveLimit": c.receiveLimit.Load(), "SendLimit": c.sendLimit.Load(), "HandshakeLimit": c.handshakesLimit.Load(),
 		"HandshakeRefused": c.handshakesRefused.Load(), "HandshakeLost": c.handshakesLost.Load(),
 	}

@@ -21,7 +21,7 @@ const maxTargets = 4
 
 // pathOf is what is known of the path to a peer.
 type pathOf struct {
-	limit   atomic.Int32 // the longest inner packet, bytes; zero: nothing is known that is less than the interface's MTU
+	limit   atomic.Int32 // see pathLimit
 	listens atomic.Bool  // answers may be under way
 	watched struct{ any, large, stalled atomic.Int64 }
 
@@ -43,6 +43,7 @@ type paths struct {
 	own     atomic.Pointer[[]netip.Addr] // to send probes from; nil: none are sent
 	ceiling atomic.Int32                 // the interface's MTU when that was set
 	narrow  atomic.Int32                 // how many peers have a limit
+	telling bucket                       // of senders whose packets are too big
 	follow  func(map[netip.Prefix]int) error
 }
 
@@ -78,10 +79,13 @@ func (e *Engine) PathMTU(to netip.Addr) int {
 		return 0
 	}
 	if p := e.route(to); p != nil {
-		return int(p.path.limit.Load())
+		return p.pathLimit()
 	}
 	return 0
 }
+
+// pathLimit is the longest inner packet that the path takes, bytes; zero: nothing is known that is less than the interface's MTU.
+func (p *peer) pathLimit() int { return int(p.path.limit.Load()) }
 
 // targetsOf are the addresses of a peer's that may be its own: the one that it is said to have, else those of its allowed IPs that are
 // single ones.
@@ -428,7 +432,7 @@ func (e *Engine) tellLimitsLocked() {
 		if p == nil {
 			continue
 		}
-		if n := int(p.path.limit.Load()); n != 0 {
+		if n := p.pathLimit(); n != 0 {
 			for _, ip := range c.AllowedIPs {
 				limits[ip] = n
 			}

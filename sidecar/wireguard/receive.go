@@ -202,7 +202,7 @@ func (r *receiver) inner(d, plain []byte) []byte {
 	if isICMP(plain) && r.owner.probing(r.now, plain[:n]) {
 		return nil
 	}
-	if limit := int(r.owner.path.limit.Load()); limit != 0 && (r.hub != nil || limit < datapath.MinMTU) {
+	if limit := r.owner.pathLimit(); limit != 0 && (r.hub != nil || limit < datapath.MinMTU) {
 		clampSegments(plain[:n], limit)
 	}
 	if r.tap != nil {

@@ -29,7 +29,7 @@ func (p *peer) send(b *Batch) {
 	now := p.engine.now()
 	if len(b.packets) > 0 {
 		p.watch(now, b)
-		if n := int(p.path.limit.Load()); n != 0 {
+		if n := p.pathLimit(); n != 0 {
 			b.narrow(n)
 		}
 	}
@@ -89,7 +89,7 @@ func (p *peer) transmit(now instant, s *session, b *Batch) {
 	// Before the packets leave: their answer may be here before the call returns.
 	p.tx.Add(uint64(b.size()))
 	p.sent(now, data)
-	if n := int(p.path.limit.Load()); n != 0 && b.exceeds(n) {
+	if n := p.pathLimit(); n != 0 && b.exceeds(n) {
 		p.emitInFragments(at, b.packets)
 	} else {
 		p.emit(now, at, b.packets)

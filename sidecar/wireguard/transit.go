@@ -56,6 +56,7 @@ func (r *receiver) passOn(own hub, d, packet []byte, src netip.Addr) bool {
 		count.noPeer.Add(1)
 	case t.next.outside.Load() == r.owner.outside.Load():
 		count.notForwarded.Add(1)
+	case r.tooBig(packet, t.next.pathLimit()):
 	case !age(packet):
 		count.expired.Add(1)
 	default:

@@ -1,0 +1,204 @@
+package wireguard
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// probing makes an engine one that looks into its paths.
+func (n *node) probing() *node {
+	n.SetProbes(datapath.Interface{MTU: 1420, Addresses: []netip.Prefix{netip.PrefixFrom(n.addr, n.addr.BitLen())}})
+	return n
+}
+
+func (n *node) path(t *testing.T) datapath.PeerStats {
+	t.Helper()
+	p, err := n.Peers()
+	if err != nil || len(p) != 1 {
+		t.Fatalf("peers: %v, %v", p, err)
+	}
+	return p[0]
+}
+
+// TestProbesBetweenEngines: data makes an end look into its path, the other engine answers, and nothing of it is delivered.
+func TestProbesBetweenEngines(t *testing.T) {
+	a, b := pair(t)
+	a.probing()
+	b.probing()
+	if p := a.path(t); p.MTUState != datapath.MTUUnverified || p.PathMTU != 1420 {
+		t.Errorf("before: %+v", p)
+	}
+	a.sendTo(b.addr, "data")
+	b.expect(t, "data")
+	eventually(t, "verified", func() bool { p := a.path(t); return p.MTUState == datapath.MTUVerified && p.PathMTU == 1420 })
+	if len(a.got)+len(b.got) != 0 {
+		t.Error("a probe or an answer was delivered")
+	}
+	if p := b.path(t); p.MTUState != datapath.MTUUnverified { // it has sent nothing of its own
+		t.Errorf("the one that answers: %+v", p)
+	}
+}
+
+// TestProbesUnanswered: a peer that answers no echo request keeps the MTU, and gets its data.
+func TestProbesUnanswered(t *testing.T) {
+	a, b := pair(t)
+	a.probing()
+	a.sendTo(b.addr, "data")
+	b.expect(t, "data")
+	packet := <-b.got // the stack's to answer, or not
+	if !isICMP(packet) || len(packet) != 1420 {
+		t.Errorf("%d bytes %x", len(packet), packet[:min(len(packet), 40)])
+	}
+}
+
+func TestEcho(t *testing.T) {
+	for _, a := range [][2]string{{"10.9.0.1", "10.9.0.2"}, {"fd09::1", "fd09::2"}} {
+		from, to := netip.MustParseAddr(a[0]), netip.MustParseAddr(a[1])
+		for _, size := range []int{searchFloor, 1281, 1420} {
+			b := make([]byte, size)
+			writeEcho(b, from, to, 7, 9, 11)
+			n, src := packetSource(b)
+			protocol, at := transport(b)
+			if n != size || src != from || packetDestination(b) != to || !isICMP(b) {
+				t.Fatalf("%d bytes from %s: %x", n, src, b[:40])
+			}
+			checkICMP(t, b, protocol, at)
+		}
+	}
+}
+
+// checkICMP adds up as a host does.
+func checkICMP(t *testing.T, b []byte, protocol byte, at int) {
+	t.Helper()
+	pseudo := []byte{}
+	if protocol == protocolICMP6 {
+		pseudo = append(slices.Clone(b[8:40]), 0, 0, byte(len(b[at:])>>8), byte(len(b[at:])), 0, 0, 0, protocol)
+	} else if got := addUp(0, b[:20]); got != 0xffff {
+		t.Errorf("IP checksum: the sum is %x", got)
+	}
+	if got := addUp(0, append(pseudo, b[at:]...)); got != 0xffff {
+		t.Errorf("ICMP checksum: the sum is %x", got)
+	}
+}
+
+// syn is a TCP packet with options, of which the checksum is right.
+func syn(from, to netip.Addr, flags byte, options ...byte) []byte {
+	tcp := make([]byte, 20+(len(options)+3)/4*4)
+	tcp[12], tcp[13] = byte(len(tcp)/4)<<4, flags
+	copy(tcp[20:], options)
+	at := 20
+	if from.Is6() {
+		at = 40
+	}
+	b := make([]byte, at+len(tcp))
+	sealICMP(b, from, to)
+	copy(b[at:], tcp)
+	if from.Is4() {
+		b[9] = protocolTCP
+	} else {
+		b[6] = protocolTCP
+	}
+	binary.BigEndian.PutUint16(b[at+16:], ^tcpSum(b, at))
+	return b
+}
+
+func tcpSum(b []byte, at int) uint16 {
+	pseudo := slices.Clone(b[12:20])
+	if b[0]>>4 == 6 {
+		pseudo = slices.Clone(b[8:40])
+	}
+	pseudo = append(pseudo, 0, protocolTCP, byte(len(b[at:])>>8), byte(len(b[at:])))
+	return addUp(0, append(pseudo, b[at:]...))
+}
+
+func TestClampSegments(t *testing.T) {
+	const isSyn, isAck = 2, 16
+	v4, v6 := innerA, netip.MustParseAddr("fd09::1")
+	for name, c := range map[string]struct {
+		from    netip.Addr
+		flags   byte
+		options []byte
+		want    int // offset of the option's value among them; -1: nothing changes
+		value   uint16
+	}{
+		"IPv4":                {v4, isSyn, []byte{2, 4, 5, 180}, 2, 1260},
+		"IPv6":                {v6, isSyn, []byte{2, 4, 5, 180}, 2, 1240},
+		"answered":            {v4, isSyn | isAck, []byte{2, 4, 5, 180}, 2, 1260},
+		"behind others":       {v4, isSyn, []byte{1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 2, 4, 5, 180}, 14, 1260},
+		"at an odd place":     {v4, isSyn, []byte{1, 2, 4, 5, 180, 0}, 3, 1260},
+		"small enough":        {v4, isSyn, []byte{2, 4, 4, 0}, -1, 0},
+		"no SYN":              {v4, isAck, []byte{2, 4, 5, 180}, -1, 0},
+		"none":                {v4, isSyn, nil, -1, 0},
+		"ended":               {v4, isSyn, []byte{0, 2, 4, 5, 180}, -1, 0},
+		"cut off":             {v4, isSyn, []byte{1, 1, 2, 4}, -1, 0},
+		"a length of nothing": {v4, isSyn, []byte{8, 0, 2, 4, 5, 180}, -1, 0},
+	} {
+		to := innerB
+		if c.from.Is6() {
+			to = netip.MustParseAddr("fd09::2")
+		}
+		b := syn(c.from, to, c.flags, c.options...)
+		was := bytes.Clone(b)
+		clampSegments(b, 1300)
+		_, at := transport(b)
+		if c.want < 0 {
+			if !bytes.Equal(b, was) {
+				t.Errorf("%s: changed", name)
+			}
+			continue
+		}
+		if got := binary.BigEndian.Uint16(b[at+20+c.want:]); got != c.value || tcpSum(b, at) != 0xffff {
+			t.Errorf("%s: %d, sum %x; want %d", name, got, tcpSum(b, at), c.value)
+		}
+	}
+}
+
+func FuzzClampSegments(f *testing.F) {
+	f.Add(syn(innerA, innerB, 2, 2, 4, 5, 180), 1300)
+	f.Fuzz(func(_ *testing.T, b []byte, limit int) {
+		if n, _ := packetSource(b); n > 0 {
+			clampSegments(b[:n], limit)
+		}
+	})
+}
+
+// TestHubSaysTooBig: who sends what the next peer's path does not take is told, unless it may be cut.
+func TestHubSaysTooBig(t *testing.T) {
+	s := newStar(t)
+	m, o := s.members[0], s.outside[0]
+	m.sendTo(o.addr, "first")
+	o.expect(t, "first")
+	next := s.hub.peer(o.self)
+	next.path.limit.Store(1300)
+	long := packet(m.addr, o.addr, strings.Repeat("x", 1380))
+	long[6] |= 0x40
+	binary.BigEndian.PutUint16(long[10:], 0)
+	binary.BigEndian.PutUint16(long[10:], ^addUp(0, long[:20]))
+	b := m.NewBatch(len(long))
+	copy(b.Next(len(long)), long)
+	m.Send(o.addr, b)
+	select {
+	case got := <-m.got:
+		_, src := packetSource(got)
+		protocol, at := transport(got)
+		if src != o.addr || protocol != protocolICMP || got[at] != 3 || got[at+1] != 4 || binary.BigEndian.Uint16(got[at+6:]) != 1300 ||
+			!bytes.Equal(got[at+8:at+28], long[:20]) {
+			t.Errorf("told %x", got)
+		}
+		checkICMP(t, got, protocol, at)
+	case <-time.After(10 * time.Second):
+		t.Fatal("not told")
+	}
+	s.dropped(t, "TooBig", 1)
+	m.sendTo(o.addr, strings.Repeat("y", 1380)) // may be cut
+	o.expect(t, strings.Repeat("y", 1380))
+	m.sendTo(o.addr, strings.Repeat("z", 1200))
+	o.expect(t, strings.Repeat("z", 1200))
+}
