@@ -26,7 +26,7 @@ func shown() *wire.Device {
 	at := func(ago time.Duration) time.Time { return testNow.Add(-ago) }
 	return &wire.Device{Interface: "wg0", Datapath: "Netstack", PublicKey: public(1), ListenPort: 51820, Time: testNow, Up: true, Peers: []wire.DevicePeer{
 		{PublicKey: public(2), Endpoint: netip.MustParseAddrPort("[2001:db8::7]:51820"), AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.77.0.2/32"), netip.MustParsePrefix("fd12:3456:789a:1::2/128")},
-			LastHandshake: at(-5 * time.Second), RxBytes: 1023, TxBytes: 1024, KeepaliveSeconds: 25},
+			LastHandshake: at(-5 * time.Second), RxBytes: 1023, TxBytes: 1024, KeepaliveSeconds: 25, PathMTU: 1408, MTUState: "Verified"},
 		{PublicKey: public(3), LastHandshake: at(0), AllowedIPs: []netip.Prefix{netip.MustParsePrefix("192.168.10.0/24")}, TxBytes: 5 << 30, KeepaliveSeconds: 65535},
 		{PublicKey: public(4), Preshared: true, Endpoint: netip.MustParseAddrPort("203.0.113.7:1"), LastHandshake: at(time.Second), RxBytes: 7 << 20, TxBytes: 3 << 41, KeepaliveSeconds: 1},
 		{PublicKey: public(5), LastHandshake: at(400*24*time.Hour + 61*time.Minute + 2*time.Second)},

@@ -40,6 +40,9 @@ func showDevice(w io.Writer, d *wire.Device) error {
 		if p.KeepaliveSeconds > 0 {
 			fmt.Fprintf(&b, "  persistent keepalive: every %s\n", wgTime(int64(p.KeepaliveSeconds)))
 		}
+		if p.PathMTU > 0 { // wg knows nothing of it
+			fmt.Fprintf(&b, "  path mtu: %d bytes, %s\n", p.PathMTU, p.MTUState)
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -60,6 +60,7 @@ func (p *plane) show(now time.Time) wire.Device {
 		configured := has[s.PublicKey]
 		d.Peers = append(d.Peers, wire.DevicePeer{PublicKey: s.PublicKey, Preshared: !configured.PresharedKey.IsZero(), Endpoint: s.Endpoint,
 			AllowedIPs: s.AllowedIPs, LastHandshake: s.LastHandshake.UTC(), RxBytes: s.RxBytes, TxBytes: s.TxBytes,
+			PathMTU: s.PathMTU, MTUState: s.MTUState,
 			KeepaliveSeconds: uint16(configured.Keepalive / time.Second)}) //nolint:gosec // a datapath.Peer has at most 65535 s
 	}
 	slices.SortFunc(d.Peers, func(a, b wire.DevicePeer) int {

@@ -174,7 +174,7 @@ func (m *member) translate(c wire.Config) desired {
 	}
 	for _, p := range c.Peers {
 		d.peers[p.PublicKey] = datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, AllowedIPs: p.Ranges(), Mappings: p.Mapped(),
-			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second, Outside: p.Outside}
+			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second, Outside: p.Outside, Answers: answers(p)}
 		if p.EndpointName != "" {
 			d.names[p.PublicKey] = p.EndpointName
 		}
@@ -197,6 +197,16 @@ func (m *member) translate(c wire.Config) desired {
 	m.serveZone(&d, c.Zone)
 	m.translateLimits(&d, c)
 	return d
+}
+
+// answers is the address of a gateway that is its own, for it has those of many; zero: any of a peer's that is a single one may be.
+func answers(p wire.Peer) netip.Addr {
+	for i, ip := range p.AllowedIPs {
+		if p.Gateway && ip.IsSingleIP() && i < len(p.Owners) && p.Owners[i] == 0 {
+			return ip.Addr()
+		}
+	}
+	return netip.Addr{}
 }
 
 // reachable lets the proxies dial what a peer owns, and nothing else.

@@ -20,6 +20,9 @@ var (
 	metricReceived  = counter("wireguard_received_bytes_total", "WireGuard bytes received from the peer.", peerLabels...)
 	metricHandshake = gauge("wireguard_latest_handshake_seconds", "Unix time of the last handshake with the peer; 0: never.", peerLabels...)
 
+	metricMTU = gauge("tenantwire_path_mtu_bytes",
+		"How long packets inside the tunnel to the peer may be, by what is known of that. Not told by the datapath Kernel.", "interface", "public_key", "state")
+
 	metricUp    = gauge("tenantwire_datapath_up", "1 while the data path is up.", "datapath")
 	metricInfo  = gauge("tenantwire_datapath_info", "Always 1: the datapath that was asked for, the one that it is, and why.", "asked", "datapath", "why")
 	metricBuild = gauge("tenantwire_build_info", "Always 1: the program's version, and that of Go it was built with.", "version", "go")
@@ -114,6 +117,9 @@ func addPeers(text *exposition.Text, peers []datapath.PeerStats) {
 		text.Add(metricSent, float64(p.TxBytes), l...)
 		text.Add(metricReceived, float64(p.RxBytes), l...)
 		text.Add(metricHandshake, unix(p.LastHandshake), l...)
+		if p.MTUState != "" {
+			text.Add(metricMTU, float64(p.PathMTU), interfaceName, p.PublicKey.String(), string(p.MTUState))
+		}
 	}
 }
 

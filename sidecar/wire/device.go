@@ -38,6 +38,10 @@ type DevicePeer struct {
 	RxBytes          uint64         `json:"rxBytes,omitempty"`      // WireGuard bytes received from the peer
 	TxBytes          uint64         `json:"txBytes,omitempty"`      // WireGuard bytes sent to the peer
 	KeepaliveSeconds uint16         `json:"keepaliveSeconds,omitempty"`
+	// PathMTU is how long packets inside the tunnel to the peer may be, in bytes, and MTUState what is known of that; 0 and empty: the
+	// datapath does not find it out, or the member does not say it.
+	PathMTU  int               `json:"pathMTU,omitempty"`
+	MTUState datapath.MTUState `json:"mtuState,omitempty"`
 }
 
 // Validate names the first field of what a member shows that cannot be so. Whoever can write into a member's pod decides what it says.
@@ -56,6 +60,10 @@ func (d Device) Validate() error {
 			return fmt.Errorf("peers[%d].publicKey: it is not set", i)
 		case p.Endpoint.Addr().Zone() != "":
 			return fmt.Errorf("peers[%d].endpoint: %q has a zone", i, p.Endpoint)
+		case p.PathMTU < 0 || p.PathMTU > MaxMTU:
+			return fmt.Errorf("peers[%d].pathMTU: %d is not 0 to %d", i, p.PathMTU, MaxMTU)
+		case len(p.MTUState) > 16 || !printable(string(p.MTUState)):
+			return fmt.Errorf("peers[%d].mtuState: %.32q is not a name of at most 16 printable characters", i, string(p.MTUState))
 		}
 		for j, a := range p.AllowedIPs {
 			if !a.IsValid() {

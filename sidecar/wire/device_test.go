@@ -15,7 +15,7 @@ import (
 func testDevice() Device {
 	return Device{Interface: "wg0", Datapath: "Netstack", PublicKey: key.NewPrivate().Public(), ListenPort: 51820, Time: time.Unix(1800000000, 0).UTC(), Up: true,
 		Peers: []DevicePeer{{PublicKey: key.NewPrivate().Public(), Preshared: true, Endpoint: netip.MustParseAddrPort("[2001:db8::7]:51820"),
-			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.7.0.1/32")}, LastHandshake: time.Unix(1799999990, 5).UTC(), RxBytes: 1, TxBytes: 1 << 60, KeepaliveSeconds: 25},
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.7.0.1/32")}, LastHandshake: time.Unix(1799999990, 5).UTC(), RxBytes: 1, TxBytes: 1 << 60, KeepaliveSeconds: 25, PathMTU: 1408, MTUState: "Verified"},
 			{PublicKey: key.NewPrivate().Public()}}}
 }
 
@@ -44,6 +44,9 @@ func TestDeviceValidate(t *testing.T) {
 		"datapath":               func(d *Device) { d.Datapath = "Net stack" },
 		"peers[1].publicKey":     func(d *Device) { d.Peers[1].PublicKey = key.Public{} },
 		"peers[0].endpoint":      func(d *Device) { d.Peers[0].Endpoint = netip.MustParseAddrPort("[fe80::1%eth0]:1") },
+		"peers[0].pathMTU":       func(d *Device) { d.Peers[0].PathMTU = 65456 },
+		"peers[1].pathMTU":       func(d *Device) { d.Peers[1].PathMTU = -1 },
+		"peers[0].mtuState":      func(d *Device) { d.Peers[0].MTUState = "\x1b[2J" },
 		"peers[0].allowedIPs[0]": func(d *Device) { d.Peers[0].AllowedIPs[0] = netip.Prefix{} },
 	} {
 		d := testDevice()

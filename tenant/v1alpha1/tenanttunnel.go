@@ -99,7 +99,8 @@ type TenantTunnelSpec struct {
 	// debug says what the tunnel's pods do for those who may forward a port of them. Left out, nothing of it.
 	// +optional
 	Debug *Debug `json:"debug,omitempty"`
-	// mtu is the MTU inside the tunnel in bytes. Left out, each member derives it from the path to its peers.
+	// mtu is the MTU inside the tunnel in bytes. Left out, each member derives it from the interface that holds its pod's address. It is
+	// the most that is sent: where the path to a peer takes less, packets to that peer are found to have to be shorter by probing.
 	// +kubebuilder:validation:Minimum=1280
 	// +kubebuilder:validation:Maximum=8920
 	// +optional

@@ -67,7 +67,8 @@ func datagramRoundTrip(r *room, c net.Conn, size int) {
 	}
 }
 
-// testMTU sends datagrams around the size where they begin to be fragmented, before and after the MTU shrinks and grows.
+// testMTU sends datagrams around the size where they begin to be fragmented, before and after the MTU shrinks and grows. What is said of the
+// path follows.
 func testMTU(t *testing.T, r *room) {
 	a, b := r.pair()
 	b.echoUDP()
@@ -84,6 +85,20 @@ func testMTU(t *testing.T, r *room) {
 		a.set(a.iface(1280))
 		b.set(b.iface(1420))
 		datagramRoundTrip(r, c, whole(to, 1420))
+	})
+	a.set(a.iface(1420))
+	b.set(b.iface(1420))
+	if !a.Capabilities().PathMTU {
+		if p := a.peer(); p.PathMTU != 0 || p.MTUState != "" {
+			t.Errorf("path MTU %d, %s, of a datapath that does not find it out", p.PathMTU, p.MTUState)
+		}
+		return
+	}
+	c := a.dialUDP(b.v4, 53)
+	r.eventually("the path is found to take the MTU", func() bool {
+		datagramRoundTrip(r, c, 100)
+		p := a.peer()
+		return p.PathMTU == 1420 && p.MTUState == datapath.MTUVerified
 	})
 }
 
