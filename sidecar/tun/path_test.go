@@ -179,12 +179,7 @@ func TestPathThatShrinks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			var all []*transfer
-			for _, port := range []uint16{80, 81} {
-				for six := range 2 {
-					all = append(all, a.transfer(b, port, six))
-				}
-			}
+			all := []*transfer{a.transfer(b, 80, 0), a.transfer(b, 81, 1)}
 			for _, x := range all {
 				x.goOn(t)
 			}
@@ -198,8 +193,7 @@ func TestPathThatShrinks(t *testing.T) {
 			a.awaitPath(c.inner, c.state)
 			b.awaitPath(c.inner, c.state)
 			a.datagrams(b, 1372) // in fragments
-			all = append(all[:0], a.transfer(b, 80, 0), a.transfer(b, 81, 1))
-			for _, x := range all {
+			for _, x := range []*transfer{a.transfer(b, 80, 1), a.transfer(b, 81, 0)} {
 				x.goOn(t)
 			}
 		})

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"regexp"
 	"strings"
@@ -36,6 +37,14 @@ func TestStatus(t *testing.T) {
 			t.Errorf("wg does not show %q:\n%s", want, shown)
 		}
 	}
+	kit.Eventually(t, kit.Deadline, "the path to the server found to take what is sent", func() error {
+		_, of, _ := strings.Cut(kubectlTenantwire(n, "wg", "client"), "peer: "+serves.Status.PublicKey+"\n")
+		if of, _, _ = strings.Cut(of, "\n\n"); strings.Contains(of, " bytes, Verified\n") {
+			return nil
+		}
+		n.Ask("client", "http://web")
+		return fmt.Errorf("wg shows %q", of)
+	})
 	if shown := kubectlTenantwire(n, "wg", gateway, "-o", "dump"); !strings.HasPrefix(shown, "(hidden)\t"+gatewayKey+"\t51820\toff\n") || !strings.Contains(shown, asks.Status.PublicKey) {
 		t.Errorf("the gateway's dump:\n%s", shown)
 	}
