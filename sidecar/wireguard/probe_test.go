@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
 // probing makes an engine one that looks into its paths.
@@ -207,4 +208,30 @@ func TestHubSaysTooBig(t *testing.T) {
 	o.expect(t, strings.Repeat("y", 1380))
 	m.sendTo(o.addr, strings.Repeat("z", 1200))
 	o.expect(t, strings.Repeat("z", 1200))
+}
+
+// TestFollowMTU tells of limits by allowed IP, when one is found, and when its peer goes.
+func TestFollowMTU(t *testing.T) {
+	var told map[netip.Prefix]int
+	a := open(t, 1, func(o *Options) { o.FollowMTU = func(m map[netip.Prefix]int) error { told = m; return nil } })
+	b := open(t, 2)
+	know(t, a, b.as())
+	p := a.peer(b.self)
+	p.path.mu.Lock()
+	p.path.search = search{ceiling: 1420, size: 1312, state: datapath.MTUVerified}
+	p.path.settle(a.Engine)
+	p.path.mu.Unlock()
+	if a.PathMTU(b.addr) != 1312 || a.PathMTU(a.addr) != 0 {
+		t.Errorf("%d to the peer, %d to nobody", a.PathMTU(b.addr), a.PathMTU(a.addr))
+	}
+	p.lookIntoPath(a.now())
+	if len(told) != 1 || told[netip.PrefixFrom(b.addr, 32)] != 1312 {
+		t.Errorf("told %v", told)
+	}
+	if err := a.UpdatePeers(nil, []key.Public{b.self}); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 0 || a.narrow.Load() != 0 {
+		t.Errorf("without the peer: told %v, %d have a limit", told, a.narrow.Load())
+	}
 }
