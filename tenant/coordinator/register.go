@@ -203,7 +203,8 @@ func (s *Server) awaitMember(ctx context.Context, id Identity, proven func(Membe
 }
 
 // checkUnique refuses a public key that another member or an outside peer of the tunnel has: whichever was configured last would
-// take over its traffic.
+// take over its traffic. A peer that claims a key which was the member's before, or the gateway's, does not have it: it is the peer
+// that is not accepted then.
 func (s *Server) checkUnique(ctx context.Context, self *v1alpha1.TunnelMember, reg wire.Registration) error {
 	st, ok, err := s.Store.State(ctx, types.NamespacedName{Namespace: self.Namespace, Name: self.Spec.Tunnel})
 	if err != nil {
@@ -218,6 +219,9 @@ func (s *Server) checkUnique(ctx context.Context, self *v1alpha1.TunnelMember, r
 		if m.Name != self.Name && m.Status.PublicKey == reg.PublicKey.String() && !shared {
 			return refuse(http.StatusConflict, "publicKey: already that of member %s", m.Name)
 		}
+	}
+	if self.Status.PublicKey == reg.PublicKey.String() || self.Spec.Role == v1alpha1.RoleGateway {
+		return nil
 	}
 	for i := range st.Peers {
 		if p := &st.Peers[i]; p.Spec.PublicKey == reg.PublicKey.String() {
