@@ -42,7 +42,8 @@ func TestAlertsOfTheOperator(t *testing.T) { // alone: others need an operator
 	system := &kit.Namespace{Cluster: cluster, T: t, Name: kit.SystemNamespace}
 	release := takeLease(t, system)
 	replaceServingCert(t, system)
-	n.Create(kit.Pod("late"))
+	// The replica that was ended refuses until its Service forgets it.
+	kit.Eventually(t, kit.Deadline, "a pod admitted", func() error { return n.TryCreate(kit.Pod("late")) })
 	fires(t, p, theirs, "TenantWireCertificateExpiring", "TenantWireCoordinatorFailing", "TenantWireNoLeader")
 	release()
 	n.WaitReady("late")

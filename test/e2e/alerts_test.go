@@ -126,9 +126,9 @@ func healthyTenant(t *testing.T) *kit.Namespace {
 		s.Gateway = &v1alpha1.Gateway{Replicas: 1}
 		s.Egress = []v1alpha1.EgressHost{{Host: "db.corp.internal", Address: siteAddress, Ports: []v1alpha1.Port{{Port: 8080}, {Port: 5353, Protocol: v1alpha1.UDP}}}}
 	})
-	d := kit.Deployment("web", 1, "serve", "http=:8082", "udp-echo=:5353")
-	kit.Declare(&d.Spec.Template.Spec, "8082", "5353/UDP")
-	n.Create(kit.Service("web", "80:8082", "53:5353/udp"), d)
+	d := kit.Deployment("web", 1, "serve", "http=:8082", "udp-echo=:5354") // not the ports of the carried host
+	kit.Declare(&d.Spec.Template.Spec, "8082", "5354/UDP")
+	n.Create(kit.Service("web", "80:8082", "53:5354/udp"), d)
 	n.WaitRollout("web")
 	_, publicKey := activeGateway(n, "")
 	office := newSite(t)

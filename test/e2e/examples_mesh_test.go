@@ -22,14 +22,14 @@ import (
 // meshProxy is in place of what a mesh's injector puts into pods; there is no image of one here.
 const meshProxy = "mesh-proxy"
 
-// meshContainers are an init container and a proxy, as Istio and Linkerd add them, in the words of a MutatingAdmissionPolicy.
-const meshContainers = `Object{spec: Object.spec{
-	initContainers: [Object.spec.initContainers{name: "mesh-init", image: "` + kit.WorkloadImage + `", args: ["exit"],
+// meshContainers add an init container and a proxy, as Istio and Linkerd do, in the words of a MutatingAdmissionPolicy.
+const meshContainers = `(has(object.spec.initContainers) ? [] : [JSONPatch{op: "add", path: "/spec/initContainers", value: []}]) + [
+	JSONPatch{op: "add", path: "/spec/initContainers/0", value: Object.spec.initContainers{name: "mesh-init", image: "` + kit.WorkloadImage + `", args: ["exit"],
 		securityContext: Object.spec.initContainers.securityContext{allowPrivilegeEscalation: false,
-			capabilities: Object.spec.initContainers.securityContext.capabilities{drop: ["ALL"]}}}],
-	containers: [Object.spec.containers{name: "` + meshProxy + `", image: "` + kit.WorkloadImage + `", args: ["sleep"],
+			capabilities: Object.spec.initContainers.securityContext.capabilities{drop: ["ALL"]}}}},
+	JSONPatch{op: "add", path: "/spec/containers/-", value: Object.spec.containers{name: "` + meshProxy + `", image: "` + kit.WorkloadImage + `", args: ["sleep"],
 		securityContext: Object.spec.containers.securityContext{allowPrivilegeEscalation: false,
-			capabilities: Object.spec.containers.securityContext.capabilities{drop: ["ALL"]}}}]}}`
+			capabilities: Object.spec.containers.securityContext.capabilities{drop: ["ALL"]}}}}]`
 
 // A mesh is simulated: by another injector in the API server, and by rules in the pods' network that take TCP as a mesh's do, to a proxy that
 // refuses it all. What the tunnel carries, the probes and the stream to the coordinator do not notice.
@@ -90,8 +90,7 @@ func injectMesh(t *testing.T, e example) {
 				Operations: []admissionv1.OperationType{admissionv1.Create},
 				Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}}}}}},
 		MatchConditions: []admissionv1.MatchCondition{{Name: "once", Expression: "!object.spec.containers.exists(c, c.name == '" + meshProxy + "')"}},
-		Mutations: []admissionv1.Mutation{{PatchType: admissionv1.PatchTypeApplyConfiguration,
-			ApplyConfiguration: &admissionv1.ApplyConfiguration{Expression: meshContainers}}}}}
+		Mutations:       []admissionv1.Mutation{{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: &admissionv1.JSONPatch{Expression: meshContainers}}}}}
 	b := &admissionv1.MutatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: admissionv1.MutatingAdmissionPolicyBindingSpec{PolicyName: name}}
 	for _, o := range []client.Object{p, b} {
