@@ -53,7 +53,6 @@ type Options struct {
 	TUNForAuto         bool
 	UserNamespaces     string
 	OTLPEndpoint       string // where traces of joins go; empty: where OTEL_EXPORTER_OTLP_ENDPOINT says, or nowhere
-	Version            string
 	Log                logr.Logger
 }
 
