@@ -36,6 +36,13 @@ func TestAlertsOfTheOperator(t *testing.T) { // alone: others need an operator
 		}
 	})
 	kit.Eventually(t, kit.Deadline, "evaluation of every alert", p.CheckRules)
+	kit.Eventually(t, kit.Deadline, "what the leader tells", func() error {
+		told, err := p.Query(fmt.Sprintf("tenantwire_tunnel_members{namespace=%q}", n.Name))
+		if err == nil && len(told) == 0 {
+			err = errorf("nothing yet")
+		}
+		return err
+	})
 	theirs := fmt.Sprintf("alertname=~%q", strings.Join(operatorAlerts, "|"))
 	fires(t, p, theirs)
 

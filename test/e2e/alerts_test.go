@@ -149,9 +149,9 @@ func noGateway(_ *testing.T, n *kit.Namespace) {
 	})
 }
 
-// fullPool has a pod wait for an address: outside peers have all that there are.
+// fullPool has a pod wait for an address: outside peers have all but the last, which is kept from them, and another pod has that.
 func fullPool(t *testing.T, n *kit.Namespace) {
-	const hosts = 14
+	const hosts = 13
 	n.Tunnel("main", withIPv4("10.77.0.0/28"))
 	for i := range hosts {
 		n.Create(&v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("peer-%d", i)}, Spec: v1alpha1.TunnelPeerSpec{Tunnel: "main",
@@ -169,6 +169,8 @@ func fullPool(t *testing.T, n *kit.Namespace) {
 		}
 		return nil
 	})
+	n.Create(kit.Pod("last"))
+	n.WaitReady("last")
 	n.Create(kit.Pod("waiting"))
 }
 
@@ -178,6 +180,7 @@ func portTaken(_ *testing.T, n *kit.Namespace) {
 	web(n, 1)
 	n.Create(kit.Pod("client", "serve", "http=:8085"))
 	n.WaitReady("client")
+	n.EventuallyApp("client", "get", "http://127.0.0.1:8085")
 	kit.Change(n, "web", &corev1.Service{}, func(s *corev1.Service) {
 		more := s.Spec.Ports[0]
 		more.Name, more.Port = "more", 8085
