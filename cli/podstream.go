@@ -91,7 +91,7 @@ func (p *pod) ask(ctx context.Context, r *http.Request) (*answerStream, error) {
 	err = r.Write(data)
 	if err == nil {
 		var res *http.Response
-		if res, err = http.ReadResponse(bufio.NewReader(data), r); err == nil {
+		if res, err = http.ReadResponse(bufio.NewReader(data), r); err == nil { //nolint:bodyclose // the stream that is returned closes it
 			return &answerStream{res, closes}, nil
 		}
 	}

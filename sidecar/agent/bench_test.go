@@ -48,7 +48,7 @@ func (r *requests) Close() error   { r.once.Do(func() { close(r.done) }); return
 func (r *requests) Addr() net.Addr { return &net.TCPAddr{} }
 
 // decoded asks for something that is answered with one value.
-func (l *lab) decoded(t *testing.T, ctx context.Context, path string, in, out any) *http.Response {
+func (l *lab) decoded(ctx context.Context, t *testing.T, path string, in, out any) *http.Response {
 	t.Helper()
 	res, err := l.post(ctx, "127.0.0.1", path, jsonType, in)
 	must(t, err)
@@ -76,7 +76,7 @@ func TestBenchDoor(t *testing.T) {
 	watch.send(t, l.allow(&c, &wire.Debug{Bench: true}))
 	l.applied(t, c)
 	var self wire.BenchSelf
-	l.decoded(t, t.Context(), wire.BenchSelfPath, wire.BenchAsk{}, &self)
+	l.decoded(t.Context(), t, wire.BenchSelfPath, wire.BenchAsk{}, &self)
 	if len(self.Addresses) != 1 || self.Addresses[0] != memberAddress.Addr() || self.Datapath != "Netstack" {
 		t.Errorf("%+v", self)
 	}
@@ -88,7 +88,7 @@ func TestBenchDoor(t *testing.T) {
 	for _, from := range []netip.Addr{stranger, farAddress.Addr()} {
 		ctx, cancel := context.WithCancel(t.Context())
 		var door wire.BenchOpened
-		l.decoded(t, ctx, wire.BenchDoorPath, wire.BenchDoor{From: []netip.Addr{from}, Seconds: 60}, &door)
+		l.decoded(ctx, t, wire.BenchDoorPath, wire.BenchDoor{From: []netip.Addr{from}, Seconds: 60}, &door)
 		must(t, door.Validate())
 		if len(door.At) != 1 || door.At[0].Addr() != memberAddress.Addr() {
 			t.Fatalf("%+v", door)
@@ -131,7 +131,7 @@ func TestBenchDoor(t *testing.T) {
 	l.told(t, "the tunnel is measured from [10.7.0.1]")
 
 	var door wire.BenchOpened
-	res := l.decoded(t, t.Context(), wire.BenchDoorPath, ask, &door)
+	res := l.decoded(t.Context(), t, wire.BenchDoorPath, ask, &door)
 	watch.send(t, l.allow(&c, nil)) // what is withdrawn ends
 	if _, err := io.Copy(io.Discard, res.Body); err != nil {
 		t.Error(err)

@@ -33,7 +33,8 @@ type Packet struct {
 // allocates.
 func Parse(b []byte) (p Packet, ok bool) {
 	var src, dst netip.Addr
-	at, ports := 0, true
+	var at int
+	var ports bool
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4:
 		at = int(b[0]&15) * 4

@@ -50,7 +50,7 @@ func sieveProgram(all []sieved) []unix.SockFilter {
 		take   = math.MaxUint32
 		refuse = 0
 	)
-	swapped := func(n uint32) uint32 { return bits.ReverseBytes32(n) } // it loads big-endian numbers
+	swapped := bits.ReverseBytes32 // it loads big-endian numbers
 	out := []unix.SockFilter{
 		{Code: load, K: sieveType}, {Code: equal, Jt: 1, K: swapped(typeTransport)}, {Code: answer, K: take}, {Code: load, K: sieveReceiver},
 	}
