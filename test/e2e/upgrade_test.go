@@ -28,6 +28,7 @@ func TestUpgrade(t *testing.T) { // alone: there is one operator
 	mixed.ask("old", kit.PreviousSidecarImage)
 	f := newFailoverFrom(t, "")
 	_, publicKey := activeGateway(f.n, "")
+	f.flowing()
 	f.listen()
 	before := sidecars(f.n)
 
@@ -65,6 +66,21 @@ func TestUpgrade(t *testing.T) { // alone: there is one operator
 		return nil
 	})
 	mixed.end()
+}
+
+// flowing waits until everything that is measured comes through: what is started on a node takes its time to start.
+func (f *failover) flowing() {
+	f.t.Helper()
+	from := time.Now()
+	kit.Eventually(f.t, kit.Deadline, "traffic of all kinds", func() error {
+		for _, s := range f.pings {
+			if _, err := s.Pings(from, time.Now()); err != nil {
+				return err
+			}
+		}
+		_, err := f.asks.Requests(from, time.Now())
+		return err
+	})
 }
 
 // onlooker is a tunnel in use whose members are of more than one version.
