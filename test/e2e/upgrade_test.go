@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
@@ -36,16 +35,20 @@ func TestUpgrade(t *testing.T) { // alone: there is one operator
 	if err := cluster.Install(t.Context()); err != nil {
 		t.Fatalf("upgrade: %v", err)
 	}
-	const gateway = "tenantwire-gateway-main"
-	kit.Eventually(t, kit.Deadline, "this version's gateway", func() error { // the new leader makes it
-		var d appsv1.Deployment
-		f.n.Read(gateway, &d)
-		if image := d.Spec.Template.Spec.Containers[0].Image; image != kit.GatewayImage {
-			return errorf("it is %s", image)
+	kit.Eventually(t, 2*kit.Deadline, "two gateway pods of this version, one of them active", func() error { // the other stands by: it is never ready
+		holder, active := f.holder(), false
+		pods := f.pods()
+		for _, p := range pods {
+			if image := p.Spec.Containers[0].Image; image != kit.GatewayImage || p.Status.Phase != corev1.PodRunning {
+				return errorf("%s has %s: %s", p.Name, image, kit.Describe(&p))
+			}
+			active = active || p.Name == holder
+		}
+		if len(pods) != 2 || !active {
+			return errorf("%d pods, %q holds the Lease", len(pods), holder)
 		}
 		return nil
 	})
-	f.n.WaitRollout(gateway)
 	f.measure("upgrade", began, bound{loss: time.Second, asking: 3 * time.Second})
 	if _, now := activeGateway(f.n, ""); now != publicKey {
 		t.Error("the gateway has another key")
