@@ -61,7 +61,7 @@ func (p *plane) openDoor(from []netip.Addr, to netip.AddrPort) (at []netip.AddrP
 	}
 	p.door.Store(d)
 	if err := p.applyLocked(p.wanted); err != nil {
-		p.door.Store(nil)
+		p.door.Store(&door{port: d.port}) // it may be open: for nobody, until there is another
 		return nil, nil, fmt.Errorf("open a port inside the tunnel: %w", err)
 	}
 	return at, p.shutDoor, nil
@@ -74,6 +74,7 @@ func (p *plane) shutDoor() {
 	p.door.Store(&door{port: p.door.Load().port})
 	if err := p.applyLocked(p.wanted); err != nil {
 		p.log.Warn("the port of a measurement is shut when the next configuration comes", "error", err.Error())
+		return // until then it is for nobody
 	}
 	p.door.Store(nil)
 }
@@ -196,12 +197,18 @@ func (p *plane) dialDoor(all []netip.AddrPort) (bench.Dial, netip.AddrPort, erro
 	network := datapath.Network(p.device)
 	for _, to := range all {
 		for _, peer := range p.has.peers {
-			if slices.ContainsFunc(peer.AllowedIPs, func(r netip.Prefix) bool { return r.Contains(to.Addr()) }) {
+			if isDoorOf(&peer, to) {
 				return func(ctx context.Context) (datapath.Stream, error) { return network.DialTCP(ctx, to) }, to, nil
 			}
 		}
 	}
 	return nil, netip.AddrPort{}, &refusal{http.StatusConflict, fmt.Sprintf("no peer of this pod has an address of %v: both pods have to be in one tunnel", all)}
+}
+
+// isDoorOf says whether an address and port can be a door of a peer's: of a member or a gateway, and of nothing behind it.
+func isDoorOf(peer *datapath.Peer, to netip.AddrPort) bool {
+	own := netip.PrefixFrom(to.Addr(), to.Addr().BitLen())
+	return to.Port() >= firstDoor && (!peer.Outside || peer.Gateway) && slices.Contains(peer.AllowedIPs, own)
 }
 
 // whyEnded says why a context of begin has.

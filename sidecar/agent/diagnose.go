@@ -74,6 +74,10 @@ func (m *member) serveDiagnosis(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a diagnosis is made on 127.0.0.1 alone: forward a port of the pod, as kubectl tenantwire doctor does", http.StatusForbidden)
 		return
 	}
+	if r.Header.Get(wire.DiagnoseHeader) == "" {
+		http.Error(w, "a diagnosis is made for who sends the header "+wire.DiagnoseHeader+", as kubectl tenantwire doctor does", http.StatusForbidden)
+		return
+	}
 	q, err := parseQuestion(r.URL.Query())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

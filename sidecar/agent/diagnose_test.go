@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -23,7 +25,12 @@ func (l *lab) asks(query string) (*wire.Diagnosis, error) { return asksAt(l.opts
 
 func asksAt(health, query string) (*wire.Diagnosis, error) {
 	h := http.Client{Timeout: wire.DiagnosisTime + 10*time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	res, err := h.Get("http://" + health + wire.DiagnosePath + "?" + query)
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+health+wire.DiagnosePath+"?"+query, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set(wire.DiagnoseHeader, "1")
+	res, err := h.Do(r)
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +173,12 @@ func TestDiagnosisIsGuarded(t *testing.T) {
 		return nil
 	})
 	own := fmt.Sprintf("127.0.0.1:%d", port)
+	plain := httptest.NewRecorder() // as an application is made to fetch an address
+	(&member{}).serveDiagnosis(plain, httptest.NewRequestWithContext(context.WithValue(t.Context(), http.LocalAddrContextKey,
+		net.Addr(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})), http.MethodGet, wire.DiagnosePath, nil))
+	if plain.Code != http.StatusForbidden || !strings.Contains(plain.Body.String(), wire.DiagnoseHeader) {
+		t.Errorf("without the header: %d %s", plain.Code, plain.Body)
+	}
 	if d, err := asksAt(own, ""); err != nil || d.Up {
 		t.Errorf("%+v %v", d, err)
 	}

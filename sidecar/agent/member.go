@@ -174,7 +174,7 @@ func (m *member) translate(c wire.Config) desired {
 	}
 	for _, p := range c.Peers {
 		d.peers[p.PublicKey] = datapath.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, AllowedIPs: p.Ranges(), Mappings: p.Mapped(),
-			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second, Outside: p.Outside, Answers: answers(p)}
+			Keepalive: time.Duration(p.KeepaliveSeconds) * time.Second, Outside: p.Outside, Gateway: p.Gateway, Answers: answers(p)}
 		if p.EndpointName != "" {
 			d.names[p.PublicKey] = p.EndpointName
 		}

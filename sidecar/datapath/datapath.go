@@ -30,6 +30,7 @@ type Peer struct {
 	AllowedIPs   []netip.Prefix // inner addresses this peer may use
 	Keepalive    time.Duration  // zero: off; whole seconds up to 65535
 	Outside      bool           // of the two kinds of peers that a hub passes packets between
+	Gateway      bool           // passes on what many send
 	Mappings     []Mapping      // whose Seen are among AllowedIPs; needs Capabilities.Mappings
 	Answers      netip.Addr     // of AllowedIPs, the peer's own that answers echo requests; zero: those that are single addresses may
 }

@@ -11,11 +11,14 @@ import (
 )
 
 // DiagnosePath is where a member says what is wrong as far as it sees, on its health port: GET -> Diagnosis. It answers its own pod's
-// loopback alone, one at a time.
+// loopback alone, one at a time, and only who sends DiagnoseHeader: an application that can be made to fetch an address does not.
 //
 //	?to=NAME|ADDRESS[:PORT]   looks at the way there, by sending along it what the application could send itself
 //	?from=ADDRESS             says which ports an inner address is let in to
 const DiagnosePath = "/v1alpha1/diagnose"
+
+// DiagnoseHeader has to be there, with any value.
+const DiagnoseHeader = "Tenantwire-Diagnose"
 
 // Bounds of a Diagnosis.
 const (

@@ -29,10 +29,11 @@ const (
 	smoothing  = 8                // rounds that a sender's rate is taken over
 )
 
-// How full a socket may be: above the one it overflows, or did while nobody looked; above the other it will, unless less comes.
+// How full a socket may be: above the first it overflows, or did while nobody looked; above the second it will, unless less comes.
 const (
 	nearlyFull = 15.0 / 16
 	wellFilled = 3.0 / 4
+	ratherFull = 1.0 / 2 // where it overflowed a moment ago
 )
 
 // How the level moves in a round. A first fall is slight, as an honest sender slows down then by itself; while it overflows, each is four
@@ -66,6 +67,7 @@ type crowd struct {
 	fall     float64
 	most     float64 // the highest rate in the last round, and so far in this
 	peak     float64
+	stray    float64 // work in this round that is no sender's
 
 	heavy  []*peer // since the sieve was last set, of which some is refused
 	sieved []*peer // those that the sieve is for
@@ -88,11 +90,12 @@ type share struct {
 	heavy   bool    // it is among a crowd's
 }
 
-// arrive takes note of how much the socket has lost since it was made, and says whether there is a crowd.
-func (c *crowd) arrive(now instant, lost uint32) bool {
-	if lost != c.lost && len(c.sieved) == 0 && c.roundAt(now) > c.set+1 { // what is sieved counts as lost too
+// arrive takes note of how much the socket has lost since it was made, and says whether there is a crowd. What is sieved counts as lost too,
+// and so does what has a wrong checksum, which anybody can send: so the socket, of which fill says what is taken, has to be rather full.
+func (c *crowd) arrive(now instant, lost uint32, fill func() float64) bool {
+	if lost != c.lost && len(c.sieved) == 0 && c.roundAt(now) > c.set+1 && fill() > ratherFull {
 		if !c.crowded(now) {
-			c.round, c.looked, c.level, c.fall, c.most, c.peak = c.roundAt(now), 0, 0, leastFall, 0, 0
+			c.round, c.looked, c.level, c.fall, c.most, c.peak, c.stray = c.roundAt(now), 0, 0, leastFall, 0, 0, 0
 		}
 		c.overflow(now)
 	}
@@ -135,7 +138,7 @@ func (c *crowd) next(round int64) {
 	c.filledAs, c.fill = c.fill, 0
 	switch {
 	case c.looked < firstLook || c.most == 0:
-	case c.over:
+	case c.over && c.stray <= c.most: // else it is nobody's work that fills it: to refuse senders would not help
 		if c.level == 0 || c.level > c.most {
 			c.level = c.most
 		}
@@ -150,8 +153,11 @@ func (c *crowd) next(round int64) {
 	if c.level > 0 {
 		c.level = max(c.level, c.most*lowest)
 	}
-	c.over = false
+	c.over, c.stray = false, 0
 }
+
+// strayed takes note of a packet that is nobody's: of no session, forged or malformed.
+func (c *crowd) strayed(bytes int) { c.stray += float64(bytes + packetWork) }
 
 // refuses says whether a sender's next packet is one to refuse.
 func (c *crowd) refuses(s *share) bool {
@@ -222,8 +228,8 @@ func (c *crowd) unsieve(socket int) {
 	c.set, c.sieved = c.round, nil
 }
 
-// carriesMany says whether a peer passes on packets of many, as a member sees its gateway: who has more addresses than one of each family,
-// and is not one of those that a gateway keeps apart.
+// carriesMany says whether a peer passes on packets of many: a gateway as its members see it, and who has more addresses than one of each
+// family, if it is not one of those that a gateway keeps apart.
 func carriesMany(p datapath.Peer) bool {
 	var four, six int
 	for _, a := range p.AllowedIPs {
@@ -236,7 +242,7 @@ func carriesMany(p datapath.Peer) bool {
 			six++
 		}
 	}
-	return !p.Outside && max(four, six) > 1
+	return p.Gateway || !p.Outside && max(four, six) > 1
 }
 
 // source is the share of an inner source address, or of whomever it stands for. A hash may put two together.

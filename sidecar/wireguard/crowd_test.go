@@ -80,7 +80,7 @@ func (r *rush) run(d time.Duration) {
 			continue
 		}
 		for spent := 0.0; spent < 1 && len(r.queue) > 0; {
-			crowded := r.c.arrive(r.now, r.lost)
+			crowded := r.c.arrive(r.now, r.lost, func() float64 { return float64(len(r.queue)) / rushQueue })
 			if crowded {
 				r.c.filled(float64(len(r.queue))/rushQueue, r.now)
 			}
@@ -201,7 +201,7 @@ func TestCrowdAtRandom(t *testing.T) {
 			if random.IntN(3) == 0 {
 				lost += uint32(random.Uint64() >> random.IntN(64))
 			}
-			c.arrive(now, lost)
+			c.arrive(now, lost, random.Float64)
 			c.filled(random.Float64(), now)
 			if c.begin(now) {
 				out, _ := c.resieve(0)
@@ -305,6 +305,9 @@ func TestCarriesMany(t *testing.T) {
 		}
 		if p.Outside = true; carriesMany(p) {
 			t.Errorf("%q, outside: it is one", text)
+		}
+		if p.Gateway = true; !carriesMany(p) {
+			t.Errorf("%q, a gateway: it is none", text)
 		}
 	}
 }

@@ -197,10 +197,10 @@ func (e *Engine) read(which int, s *socket) {
 			time.Sleep(readAgain)
 			continue
 		}
-		r.watch(s, in)
 		for i := range messages {
 			r.take(&messages[i])
 		}
+		r.watch(s, in)
 	}
 }
 

@@ -65,6 +65,7 @@ func (r *receiver) take(m *message) {
 		}
 		if want := handshakeSize(kind); want == 0 || len(d) != want {
 			r.engine.count.malformed.Add(1)
+			r.crowd.strayed(len(d))
 			continue
 		}
 		r.flush(m.from)
@@ -80,6 +81,7 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 		s := r.engine.index.lookup(receiver).session
 		if s == nil || r.now.sub(s.created) >= rejectAfter {
 			r.engine.count.noSession.Add(1)
+			r.crowd.strayed(len(d))
 			return
 		}
 		r.session, r.account, r.share = s, s.peer.account(r.now), nil
@@ -93,6 +95,7 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 	plain, counter := r.session.open(d, &r.nonce)
 	if plain == nil {
 		r.engine.count.unauthentic.Add(1)
+		r.crowd.strayed(len(d))
 		return
 	}
 	s, where := r.session, straight
@@ -124,10 +127,10 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 	}
 }
 
-// watch looks whether there is a crowd, after each read.
+// watch looks whether there is a crowd, after the work of each read: what came meanwhile is in the socket.
 func (r *receiver) watch(s *socket, in *inbox) {
 	now := r.engine.now()
-	if !r.crowd.arrive(now, in.lost) && len(r.crowd.sieved) == 0 {
+	if !r.crowd.arrive(now, in.lost, in.filled) && len(r.crowd.sieved) == 0 {
 		return
 	}
 	r.crowd.filled(in.filled(), now)
