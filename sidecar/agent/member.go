@@ -199,14 +199,15 @@ func (m *member) translate(c wire.Config) desired {
 	return d
 }
 
-// answers is the address of a gateway that is its own, for it has those of many; zero: any of a peer's that is a single one may be.
-func answers(p wire.Peer) netip.Addr {
+// answers are the addresses of a tunnel's gateways, which have those of many beside them. Which of its pods is active is not said, and those
+// that stand by answer nothing at theirs. None: any of a peer's that is a single one may be its own.
+func answers(p wire.Peer) (out []netip.Addr) {
 	for i, ip := range p.AllowedIPs {
 		if p.Gateway && ip.IsSingleIP() && i < len(p.Owners) && p.Owners[i] == 0 {
-			return ip.Addr()
+			out = append(out, ip.Addr())
 		}
 	}
-	return netip.Addr{}
+	return out
 }
 
 // reachable lets the proxies dial what a peer owns, and nothing else.

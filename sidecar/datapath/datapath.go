@@ -32,7 +32,7 @@ type Peer struct {
 	Outside      bool           // of the two kinds of peers that a hub passes packets between
 	Gateway      bool           // passes on what many send
 	Mappings     []Mapping      // whose Seen are among AllowedIPs; needs Capabilities.Mappings
-	Answers      netip.Addr     // of AllowedIPs, the peer's own that answers echo requests; zero: those that are single addresses may
+	Answers      []netip.Addr   // of AllowedIPs, those of which some are the peer's own, so that it answers echo requests; none: all single ones
 }
 
 // PeerStats is what a device knows of one peer.

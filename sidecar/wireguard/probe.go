@@ -15,7 +15,7 @@ import (
 // that has a TCP/IP stack, and which only the peer can: the answer comes out of its session. Another engine answers them itself, in one
 // piece: what is behind it may hold its answers to what it knows of the path, and cut them.
 
-// maxTargets bounds the addresses of a peer that are tried in turn until one answers.
+// maxTargets bounds the addresses of a peer that are tried in turn until one answers, where nobody has said which may.
 const maxTargets = 4
 
 // pathOf is what is known of the path to a peer.
@@ -86,11 +86,11 @@ func (e *Engine) PathMTU(to netip.Addr) int {
 // pathLimit is the longest inner packet that the path takes, bytes; zero: nothing is known that is less than the interface's MTU.
 func (p *peer) pathLimit() int { return int(p.path.limit.Load()) }
 
-// targetsOf are the addresses of a peer's that may be its own: the one that it is said to have, else those of its allowed IPs that are
+// targetsOf are the addresses of a peer's that may be its own: those that it is said to have, else those of its allowed IPs that are
 // single ones.
 func targetsOf(p datapath.Peer) (out []netip.Addr) {
-	if p.Answers.IsValid() {
-		return []netip.Addr{p.Answers}
+	if len(p.Answers) > 0 {
+		return p.Answers
 	}
 	for _, ip := range p.AllowedIPs {
 		if ip.IsSingleIP() && len(out) < maxTargets {
@@ -100,14 +100,23 @@ func targetsOf(p datapath.Peer) (out []netip.Addr) {
 	return out
 }
 
-// aim sets whom probes are sent to.
+// aim sets whom probes are sent to: the address that was asked last, if it is still one of them.
 func (p *peer) aim(is datapath.Peer) {
 	targets := targetsOf(is)
-	p.path.mu.Lock()
-	defer p.path.mu.Unlock()
-	if !slices.Equal(p.path.targets, targets) {
-		p.path.targets, p.path.turn = targets, 0
+	o := &p.path
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if slices.Equal(o.targets, targets) {
+		return
 	}
+	turn := -1
+	if len(o.targets) > 0 {
+		turn = slices.Index(targets, o.targets[o.turn%len(o.targets)])
+	}
+	if turn < 0 { // none of them has answered yet
+		turn, o.search.trip = 0, 0
+	}
+	o.targets, o.turn = targets, turn
 }
 
 // watch looks at a batch before it is encrypted: whether data flows by which the path is to be looked into.

@@ -63,10 +63,10 @@ type search struct {
 	suspect int // doubting: what may not pass
 	rounds  int // of this phase and size
 	smaller [2]int
-	sent    bool    // a round is under way
-	began   instant // when it was sent
-	until   instant // when it is over, or, without one, when it begins; never: nothing is to be done
-	trip    time.Duration
+	sent    bool          // a round is under way
+	began   instant       // when it was sent
+	until   instant       // when it is over, or, without one, when it begins; never: nothing is to be done
+	trip    time.Duration // of the last answer; zero: none came, on this path or since the peer fell silent
 
 	rested instant       // since when nothing is under way
 	later  instant       // when a path that takes less is asked for more, or a silent peer is asked again
@@ -290,9 +290,9 @@ func (s *search) compare(now instant) {
 	}
 }
 
-// silent gives up on a peer that does not answer: what holds goes on to hold.
+// silent gives up on a peer that does not answer: what holds goes on to hold. Another of its addresses may answer the next time.
 func (s *search) silent(now instant) {
-	s.phase, s.sent, s.until, s.rested = resting, false, 0, now
+	s.phase, s.sent, s.until, s.rested, s.trip = resting, false, 0, now, 0
 	s.state, s.wait = datapath.MTUUnverified, min(max(2*s.wait, silentFirst), silentMost)
 	s.later = now.add(s.wait)
 }

@@ -41,7 +41,7 @@ type Change struct {
 	ReplaceAllowedIPs bool
 	AllowedIPs        []netip.Prefix // added, unless they replace
 	Mappings          *[]datapath.Mapping
-	Answers           *netip.Addr
+	Answers           *[]netip.Addr
 }
 
 // Plan decides what the given upserts and removals change. It changes nothing itself.
@@ -184,7 +184,7 @@ func diff(old, p datapath.Peer, known bool) (c Change, changed bool) {
 	if !slices.Equal(old.Mappings, p.Mappings) {
 		c.Mappings, changed = &p.Mappings, true
 	}
-	if old.Answers != p.Answers {
+	if !slices.Equal(old.Answers, p.Answers) {
 		c.Answers, changed = &p.Answers, true
 	}
 	if !slices.Equal(old.AllowedIPs, p.AllowedIPs) {
