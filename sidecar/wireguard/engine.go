@@ -268,12 +268,11 @@ func (e *Engine) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error 
 			return fmt.Errorf("update peers: %w", err)
 		}
 	}
-	limited := e.narrow.Load() > 0
 	for _, c := range change.Changes {
 		e.change(c, e.registry[c.PublicKey], next[c.PublicKey])
 	}
 	e.registry = next
-	if limited || e.narrow.Load() > 0 { // allowed IPs may have come, or be another peer's
+	if e.limited || e.narrow.Load() > 0 { // allowed IPs may have come, or be another peer's
 		e.tellLimitsLocked()
 	}
 	return nil

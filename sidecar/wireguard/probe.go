@@ -44,6 +44,7 @@ type paths struct {
 	narrow  atomic.Int32                 // how many peers have a limit
 	telling bucket                       // of senders whose packets are too big
 	follow  func(map[netip.Prefix]int) error
+	limited bool // what was told last has limits; guarded by changes
 }
 
 // probed is a probe that was sent.
@@ -198,10 +199,13 @@ func (o *pathOf) news() bool {
 	return true
 }
 
-// pathWake is when lookIntoPath is to be called; never: there is nothing to do.
+// pathWake is when lookIntoPath is to be called; never: there is nothing to do. Where an answer has ended a search there is something to tell.
 func (p *peer) pathWake() instant {
 	p.path.mu.Lock()
 	defer p.path.mu.Unlock()
+	if s := &p.path.search; s.phase == resting && s.limit() != p.path.told {
+		return 1
+	}
 	return p.path.search.until
 }
 
@@ -315,6 +319,7 @@ func (e *Engine) tellLimitsLocked() {
 			}
 		}
 	}
+	e.limited = len(limits) > 0
 	if err := e.paths.follow(limits); err != nil {
 		e.log.Warn("the MTU of routes could not be set", "error", err.Error())
 	}

@@ -235,3 +235,45 @@ func TestFollowMTU(t *testing.T) {
 		t.Errorf("without the peer: told %v, %d have a limit", told, a.narrow.Load())
 	}
 }
+
+// TestFollowAnswers: what an answer ends is told as well, be it a search for less or a raise.
+func TestFollowAnswers(t *testing.T) {
+	told := make(chan map[netip.Prefix]int, 10)
+	a := open(t, 1, func(o *Options) { o.FollowMTU = func(m map[netip.Prefix]int) error { told <- m; return nil } })
+	b := open(t, 2)
+	know(t, a, b.as())
+	know(t, b, a.as())
+	a.probing()
+	b.probing()
+	a.sendTo(b.addr, "data")
+	eventually(t, "verified", func() bool { return a.path(t).MTUState == datapath.MTUVerified })
+	p, to := a.peer(b.self), netip.PrefixFrom(b.addr, 32)
+	look := func(s search) {
+		s.until = a.now()
+		p.path.mu.Lock()
+		p.path.search = s
+		p.path.settle(a.Engine)
+		p.path.mu.Unlock()
+		p.alarm(s.until)
+	}
+	expect := func(what string, limit int) {
+		t.Helper()
+		for {
+			select {
+			case m := <-told:
+				if m[to] == limit && (limit != 0 || len(m) == 0) {
+					return
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: %d is never told", what, limit)
+			}
+		}
+	}
+	look(search{ceiling: 1420, size: 1280, low: 1280, high: 1312, state: datapath.MTUSearching, phase: halving}) // 1296 is what is left to try
+	expect("found by an answer", 1296)
+	look(search{ceiling: 1420, size: 1296, state: datapath.MTUVerified, phase: raising})
+	expect("raised", 0)
+	if len(told) != 0 || a.PathMTU(b.addr) != 0 {
+		t.Errorf("told %d times more; %d bytes", len(told), a.PathMTU(b.addr))
+	}
+}
