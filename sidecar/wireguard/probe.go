@@ -24,7 +24,8 @@ type pathOf struct {
 	listens atomic.Bool  // answers may be under way
 	watched struct{ any, large, stalled atomic.Int64 }
 
-	answered bucket
+	answered bucket // of its probes
+	telling  bucket // that packets of its are too big
 
 	mu      sync.Mutex // guards what follows
 	search  search
@@ -42,7 +43,6 @@ type paths struct {
 	own     atomic.Pointer[[]netip.Addr] // to send probes from; nil: none are sent
 	ceiling atomic.Int32                 // the interface's MTU when that was set
 	narrow  atomic.Int32                 // how many peers have a limit
-	telling bucket                       // of senders whose packets are too big
 	follow  func(map[netip.Prefix]int) error
 	limited bool // what was told last has limits; guarded by changes
 }

@@ -176,6 +176,17 @@ func FuzzClampSegments(f *testing.F) {
 	})
 }
 
+// sendUncut sends a packet of that size that nobody may cut.
+func (n *node) sendUncut(to netip.Addr, size int) []byte {
+	p := packet(n.addr, to, strings.Repeat("x", size-20))
+	p[6] |= 0x40
+	binary.BigEndian.PutUint16(p[10:], ^addUp(0, p[:20]))
+	b := n.NewBatch(size)
+	copy(b.Next(size), p)
+	n.Send(to, b)
+	return p
+}
+
 // TestHubSaysTooBig: who sends what the next peer's path does not take is told, unless it may be cut.
 func TestHubSaysTooBig(t *testing.T) {
 	s := newStar(t)
@@ -184,13 +195,7 @@ func TestHubSaysTooBig(t *testing.T) {
 	o.expect(t, "first")
 	next := s.hub.peer(o.self)
 	next.path.limit.Store(1300)
-	long := packet(m.addr, o.addr, strings.Repeat("x", 1380))
-	long[6] |= 0x40
-	binary.BigEndian.PutUint16(long[10:], 0)
-	binary.BigEndian.PutUint16(long[10:], ^addUp(0, long[:20]))
-	b := m.NewBatch(len(long))
-	copy(b.Next(len(long)), long)
-	m.Send(o.addr, b)
+	long := m.sendUncut(o.addr, 1400)
 	select {
 	case got := <-m.got:
 		_, src := packetSource(got)
@@ -276,4 +281,26 @@ func TestFollowAnswers(t *testing.T) {
 	if len(told) != 0 || a.PathMTU(b.addr) != 0 {
 		t.Errorf("told %d times more; %d bytes", len(told), a.PathMTU(b.addr))
 	}
+}
+
+// TestHubSaysTooBigToEach: who was told too often takes nothing from others.
+func TestHubSaysTooBigToEach(t *testing.T) {
+	s := newStar(t)
+	o := s.outside[0]
+	s.members[0].sendTo(o.addr, "first")
+	o.expect(t, "first")
+	s.hub.peer(o.self).path.limit.Store(1300)
+	s.hub.peer(s.members[0].self).path.telling.spend(s.hub.now(), time.Hour)
+	s.members[0].sendUncut(o.addr, 1400)
+	s.dropped(t, "TooBig", 1)
+	s.members[1].sendUncut(o.addr, 1400)
+	select {
+	case got := <-s.members[1].got:
+		if _, src := packetSource(got); src != o.addr || !isICMP(got) {
+			t.Errorf("told %x", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the other is not told")
+	}
+	s.members[0].expectNothing(t, 0)
 }

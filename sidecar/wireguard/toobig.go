@@ -12,7 +12,7 @@ import (
 // quoted is how much of the packet is sent back: what every host takes, its address and headers, and the beginning of TCP's.
 const quoted = 512
 
-// Senders are told at most a thousand times a second, and a hundred times at once.
+// What comes from one peer is answered so at most a thousand times a second, and a hundred times at once.
 const (
 	tellCost  = time.Millisecond
 	tellBurst = 100 * tellCost
@@ -26,8 +26,8 @@ func (r *receiver) tooBig(packet []byte, limit int) bool {
 		return false
 	}
 	r.engine.count.tooBig.Add(1)
-	if protocol, at := transport(packet); !isError(packet, protocol, at) && r.engine.telling.room(r.now, tellBurst) >= tellCost {
-		r.engine.telling.spend(r.now, tellCost)
+	if protocol, at := transport(packet); !isError(packet, protocol, at) && r.owner.path.telling.room(r.now, tellBurst) >= tellCost {
+		r.owner.path.telling.spend(r.now, tellCost)
 		r.owner.send(tooBigMessage(packet, limit))
 	}
 	return true
