@@ -36,10 +36,13 @@ func writeEcho(b []byte, from, to netip.Addr, id, number uint16, token uint64) {
 // probeMark is in probes, and in nobody's pings.
 const probeMark = "tenantwire path\n"
 
-// Answers to one peer's probes cost a system call each, so there are at most 50 a second, and 20 at once. More are the stack's to answer.
+// Answers to probes cost system calls each, while nobody else sends and the reader waits. So there are at most 50 a second to one peer,
+// and 20 at once, and to all of them ten times as many. More are the stack's to answer.
 const (
-	answerCost  = 20 * time.Millisecond
-	answerBurst = 20 * answerCost
+	answerCost     = 20 * time.Millisecond
+	answerBurst    = 20 * answerCost
+	answerAllCost  = answerCost / 10
+	answerAllBurst = 200 * answerAllCost
 )
 
 // answers says whether a packet of the peer's is a probe that is for us, and answers it.
@@ -55,10 +58,12 @@ func (p *peer) answers(now instant, b []byte, own []netip.Addr) bool {
 	}
 	_, from := packetSource(b)
 	to := packetDestination(b)
-	if !slices.Contains(own, to) || p.path.answered.room(now, answerBurst) < answerCost {
+	all := &p.engine.paths.answers
+	if !slices.Contains(own, to) || p.path.answered.room(now, answerBurst) < answerCost || all.room(now, answerAllBurst) < answerAllCost {
 		return false
 	}
 	p.path.answered.spend(now, answerCost)
+	all.spend(now, answerAllCost)
 	out := NewBatch(len(b), len(b))
 	reply := out.Next(len(b))
 	copy(reply, b)

@@ -44,7 +44,8 @@ type paths struct {
 	ceiling atomic.Int32                 // the interface's MTU when that was set
 	narrow  atomic.Int32                 // how many peers have a limit
 	follow  func(map[netip.Prefix]int) error
-	limited bool // what was told last has limits; guarded by changes
+	answers bucket // to all peers' probes
+	limited bool   // what was told last has limits; guarded by changes
 }
 
 // probed is a probe that was sent.

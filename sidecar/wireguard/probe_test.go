@@ -304,3 +304,32 @@ func TestHubSaysTooBigToEach(t *testing.T) {
 	}
 	s.members[0].expectNothing(t, 0)
 }
+
+// TestAnswersAreBounded, for each peer and for all of them: what is beyond is left to the stack.
+func TestAnswersAreBounded(t *testing.T) {
+	e, own := bare(nil), []netip.Addr{innerA}
+	probe := make([]byte, searchFloor)
+	answered := func(now instant, p *peer, tries int) (n int) {
+		for range tries {
+			writeEcho(probe, innerB, innerA, 7, 9, 11)
+			if p.answers(now, probe, own) {
+				n++
+			}
+		}
+		return n
+	}
+	const each, all = int(answerBurst / answerCost), int(answerAllBurst / answerAllCost)
+	at, total := instant(1), 0
+	for i := range 2 * all / each {
+		n := answered(at, newPeer(e, key.NewPrivate().Public()), 2*each)
+		if total += n; n > each || i == 0 && n != each {
+			t.Errorf("%d answers to peer %d", n, i)
+		}
+	}
+	if total != all {
+		t.Errorf("%d answers to all, want %d", total, all)
+	}
+	if n := answered(at.add(10*answerAllCost), newPeer(e, key.NewPrivate().Public()), each); n != 10 {
+		t.Errorf("%d answers after a while", n)
+	}
+}
