@@ -158,11 +158,12 @@ func (p *peer) refusedWhole(now instant) {
 	}
 }
 
-// pathMoved has the path looked into anew.
+// pathMoved has the path looked into anew. What is still answered by the old one says nothing of it.
 func (p *peer) pathMoved() {
 	p.path.mu.Lock()
 	defer p.path.mu.Unlock()
 	p.path.search.moved()
+	clear(p.path.probes[:])
 	p.path.settle(p.engine)
 }
 

@@ -333,3 +333,31 @@ func TestAnswersAreBounded(t *testing.T) {
 		t.Errorf("%d answers after a while", n)
 	}
 }
+
+// TestAnswerOfAnotherPath: what an answer that comes late says holds for the path that it was asked on.
+func TestAnswerOfAnotherPath(t *testing.T) {
+	for name, c := range map[string]struct {
+		moves bool
+		want  datapath.MTUState
+	}{"the same": {false, datapath.MTUVerified}, "another": {true, datapath.MTUUnverified}} {
+		e := bare(nil)
+		p := meet(t, e, bare(nil), innerB, key.Preshared{})
+		t.Cleanup(p.remove)
+		o, now := &p.path, e.now()
+		o.mu.Lock()
+		o.search.data(now, 1420, 1420, 0)
+		b := o.probe(now, o.search.next(now)[0], []netip.Addr{innerA})
+		o.mu.Unlock()
+		if c.moves {
+			p.move(elsewhere)
+		}
+		answer := b.packets[0][HeaderSize:]
+		answer[20] = 0
+		if took := p.isAnswer(now.add(time.Millisecond), answer); took == c.moves {
+			t.Errorf("%s: taken for an answer: %t", name, took)
+		}
+		if size, state := p.pathStats(); state != c.want || size != 1420 {
+			t.Errorf("%s: %d bytes, %s", name, size, state)
+		}
+	}
+}
