@@ -218,22 +218,25 @@ func TestMessageRefusedWhole(t *testing.T) {
 	newReading(e).until(t, func() bool { return got == 3 })
 }
 
-// TestGoneSource sends from an address that is no longer ours: it is forgotten, and the packets leave from another.
+// TestGoneSource sends from an address that is no longer ours: it is forgotten, and the packets leave from another, in fragments too.
 func TestGoneSource(t *testing.T) {
-	var got int
-	e, p, _ := wired(t, func(packets [][]byte, _ int) { got += len(packets) })
-	at := *p.at.Load()
-	at.from, at.ifidx = netip.MustParseAddr("192.0.2.77"), 0
-	p.at.Store(&at)
-	b := e.NewBatch(2 * 1420)
-	for range 2 {
-		copy(b.Next(100), packet(innerA, innerA, strings.Repeat("x", 80)))
+	for _, limit := range []int32{0, 1300} {
+		var got int
+		e, p, _ := wired(t, func(packets [][]byte, _ int) { got += len(packets) })
+		p.path.limit.Store(limit)
+		at := *p.at.Load()
+		at.from, at.ifidx = netip.MustParseAddr("192.0.2.77"), 0
+		p.at.Store(&at)
+		b := e.NewBatch(2 * 1420)
+		for range 2 {
+			copy(b.Next(1400), packet(innerA, innerA, strings.Repeat("x", 1380)))
+		}
+		e.Send(innerA, b)
+		if p.at.Load().from.IsValid() || e.count.sendErrors.Load() != 0 {
+			t.Fatalf("limit %d: at %+v, %d errors", limit, p.at.Load(), e.count.sendErrors.Load())
+		}
+		newReading(e).until(t, func() bool { return got == 2 })
 	}
-	e.Send(innerA, b)
-	if p.at.Load().from.IsValid() || e.count.sendErrors.Load() != 0 {
-		t.Fatalf("at %+v, %d errors", p.at.Load(), e.count.sendErrors.Load())
-	}
-	newReading(e).until(t, func() bool { return got == 2 })
 }
 
 // TestGoneSourceOfHandshake begins a handshake from an address that is no longer ours: it must not take a retry to leave.

@@ -118,15 +118,25 @@ func (p *peer) emit(now instant, at *endpoint, packets [][]byte) {
 
 // emitInFragments sends encrypted packets of which some are longer than the path takes.
 func (p *peer) emitInFragments(at *endpoint, packets [][]byte) {
-	s, err := p.engine.socketTo(at)
-	for err == nil && len(packets) > 0 {
-		n := messageLength(packets)
-		err = s.sendInFragments(at, packets[:n])
-		packets = packets[n:]
+	err := p.engine.sendInFragments(at, packets)
+	if err != nil && at.from.IsValid() { // as in emit
+		p.clearSource()
+		err = p.engine.sendInFragments(&endpoint{to: at.to}, packets)
 	}
 	if err != nil {
 		p.engine.sendFailed(p, err)
 	}
+}
+
+// sendInFragments sends encrypted packets by the message, in fragments where they are longer than the path takes.
+func (e *Engine) sendInFragments(to *endpoint, packets [][]byte) error {
+	s, err := e.socketTo(to)
+	for err == nil && len(packets) > 0 {
+		n := messageLength(packets)
+		err = s.sendInFragments(to, packets[:n])
+		packets = packets[n:]
+	}
+	return err
 }
 
 // sendKeepalive sends a packet with nothing in it.
