@@ -119,6 +119,7 @@ func (p *peer) aim(is datapath.Peer) {
 		turn, o.search.trip = 0, 0
 	}
 	o.targets, o.turn = targets, turn
+	o.settle(p.engine)
 }
 
 // watch looks at a batch before it is encrypted: whether data flows by which the path is to be looked into.
@@ -178,6 +179,9 @@ func (p *peer) pathBack(now instant) {
 // settle makes what others look at without a lock what the search says. The caller holds the lock.
 func (o *pathOf) settle(e *Engine) {
 	w := o.search.watch()
+	if len(o.targets) == 0 { // who sends to such a peer need not take the lock
+		w = unwatched()
+	}
 	o.watched.any.Store(int64(w.any))
 	o.watched.large.Store(int64(w.large))
 	o.watched.stalled.Store(int64(w.stalled))

@@ -361,3 +361,22 @@ func TestAnswerOfAnotherPath(t *testing.T) {
 		}
 	}
 }
+
+// TestNobodyToProbe: a peer without an address that may be its own is not watched after the first batch, until it has one.
+func TestNobodyToProbe(t *testing.T) {
+	a, b := pair(t)
+	a.probing()
+	b.probing()
+	p, is := a.peer(b.self), b.as()
+	is.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
+	know(t, a, is)
+	a.sendTo(b.addr, "data")
+	b.expect(t, "data")
+	if w := &p.path.watched; min(w.any.Load(), w.large.Load(), w.stalled.Load()) < int64(a.now().add(time.Hour)) {
+		t.Errorf("watched from %d, %d, %d", w.any.Load(), w.large.Load(), w.stalled.Load())
+	}
+	know(t, a, b.as())
+	a.sendTo(b.addr, "more")
+	b.expect(t, "more")
+	eventually(t, "verified", func() bool { return a.path(t).MTUState == datapath.MTUVerified })
+}

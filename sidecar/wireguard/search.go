@@ -81,11 +81,16 @@ type watched struct {
 	any, large, stalled instant // from when on: of any; of one longer than searchFloor; of one while nothing comes back
 }
 
+// unwatched wants to be told of none.
+func unwatched() watched {
+	const never = 1<<63 - 1
+	return watched{never, never, never}
+}
+
 func (s *search) watch() watched {
 	switch {
 	case s.until != 0:
-		const never = 1<<63 - 1
-		return watched{never, never, never}
+		return unwatched()
 	case s.state == "":
 		return watched{}
 	}
