@@ -17,7 +17,7 @@ func (r *release) makeImages(context.Context) error {
 		var all []oci.Image
 		for _, p := range r.of(name) {
 			all = append(all, oci.Image{Ref: r.ref(name), Entrypoint: "/" + name, User: "65532:65532", Arch: p.arch, Created: r.created,
-				Files: []oci.File{{Source: p.file, Path: name, NetAdmin: name == "sidecar"}},
+				Files: []oci.File{{Source: p.file, Path: name, NetAdmin: takesNetAdmin(name)}},
 				Labels: map[string]string{
 					"org.opencontainers.image.title":       "tenantwire-" + name,
 					"org.opencontainers.image.description": "TenantWire " + name + ": a WireGuard network for every tenant of a Kubernetes cluster",
@@ -36,6 +36,9 @@ func (r *release) makeImages(context.Context) error {
 	}
 	return nil
 }
+
+// takesNetAdmin says which programs have the file capability: sidecars and gateways, which have a data path.
+func takesNetAdmin(name string) bool { return name != "operator" }
 
 // ref is an image's name and tag.
 func (o options) ref(name string) string { return o.registry + "/" + name + ":" + o.version }

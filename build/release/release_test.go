@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tenantwire/tenantwire/build/oci"
 )
 
 // Small programs in place of ours, in a repository with our manifests: a release of it takes seconds. What only ours can show is in
@@ -117,6 +120,7 @@ func TestRelease(t *testing.T) {
 	if err := assemble(t.Context(), again); err == nil || !strings.Contains(err.Error(), "more") {
 		t.Errorf("what is not committed was released: %v", err)
 	}
+	t.Run("capabilities", func(t *testing.T) { haveCapabilities(t, o) })
 	t.Run("spoiled", func(t *testing.T) { spoilEach(t, o) })
 	t.Run("beyond sums", func(t *testing.T) { spoilWithSums(t, o) })
 	if err := verify(o); err != nil {
@@ -125,6 +129,28 @@ func TestRelease(t *testing.T) {
 	o.version = "v1.2.4"
 	if err := verify(o); err == nil {
 		t.Error("it passes for another version")
+	}
+}
+
+// haveCapabilities says of each image's programs whether they may take CAP_NET_ADMIN.
+func haveCapabilities(t *testing.T, o options) {
+	for name, want := range map[string]string{"operator": "", "sidecar": oci.PermittedNetAdmin, "gateway": oci.PermittedNetAdmin} {
+		c, programs := &check{options: o}, 0
+		file := imageFile(name, o.version)
+		for _, blob := range c.untar(file, c.read(file)) {
+			if !bytes.HasPrefix(blob.data, []byte("\x1f\x8b")) { // a layer is packed, the rest is JSON
+				continue
+			}
+			for _, f := range c.untar(file, c.gunzip(file, blob.data)) {
+				programs++
+				if f.name != name || f.capability != want {
+					t.Errorf("%s: %s has capability %q, want %q", file, f.name, f.capability, want)
+				}
+			}
+		}
+		if programs != len(servers) || c.errs != nil {
+			t.Errorf("%s: %d programs, want %d; %v", file, programs, len(servers), c.errs)
+		}
 	}
 }
 

@@ -173,7 +173,7 @@ func (c *check) config(file, name string, p platform, f v1.ConfigFile) {
 	}
 }
 
-// layer holds one file, the program, and the sidecar's has its capability.
+// layer holds one file, the program, and one with a data path has its capability.
 func (c *check) layer(file string, p program, packed []byte) {
 	files := c.untar(file, c.gunzip(file, packed))
 	if len(files) != 1 || files[0].name != p.name {
@@ -181,7 +181,7 @@ func (c *check) layer(file string, p program, packed []byte) {
 		return
 	}
 	want := ""
-	if p.name == "sidecar" {
+	if takesNetAdmin(p.name) {
 		want = oci.PermittedNetAdmin
 	}
 	if files[0].capability != want {
