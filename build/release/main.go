@@ -56,7 +56,7 @@ func parse(args []string) (o options, verifyOnly bool, err error) {
 	fs := flag.NewFlagSet("release", flag.ContinueOnError)
 	fs.StringVar(&o.version, "version", "", "vX.Y.Z")
 	fs.StringVar(&o.root, "root", ".", "the repository's folder")
-	fs.StringVar(&o.out, "o", "", "the folder to make; ROOT/dist/release unless said otherwise")
+	fs.StringVar(&o.out, "o", "", "the folder to make, in place of what a release left there; ROOT/dist/release unless said otherwise")
 	fs.StringVar(&o.registry, "registry", "ghcr.io/tenantwire", "what the images' names begin with")
 	fs.BoolVar(&o.dirty, "dirty", false, "release what is not committed, too; the provenance says so")
 	fs.BoolVar(&verifyOnly, "verify", false, "check a release that is there")

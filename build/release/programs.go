@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,10 +60,7 @@ func assemble(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(r.work) }()
-	if err := os.RemoveAll(o.out); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(o.out, 0o755); err != nil {
+	if err := emptied(o.out); err != nil {
 		return err
 	}
 	for _, step := range []func(context.Context) error{r.compile, r.describe, r.makeImages, r.makeArchives, r.makeManifests, r.makeKrew, r.attest, r.sums} {
@@ -70,6 +69,25 @@ func assemble(ctx context.Context, o options) (err error) {
 		}
 	}
 	return verify(o)
+}
+
+// emptied makes a folder that holds nothing but the mark by which it is known as a release's, whole or not. One that holds what no
+// release left there stays as it is.
+func emptied(dir string) error {
+	files, err := filesOf(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(files) > 0 && !slices.Contains(files, sumsFile) {
+		return fmt.Errorf("-o: %s is not empty, and no release: it has no %s. Name another folder, or empty it", dir, sumsFile)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, sumsFile), nil, 0o644) //nolint:gosec // for everybody
 }
 
 // source finds out what is released.

@@ -57,6 +57,9 @@ func (r *release) attest(context.Context) error {
 		return err
 	}
 	for _, f := range files {
+		if f == sumsFile { // it is written last
+			continue
+		}
 		sum, err := sumOf(filepath.Join(r.out, f))
 		if err != nil {
 			return err
@@ -109,6 +112,9 @@ func (r *release) sums(context.Context) error {
 	}
 	var b strings.Builder
 	for _, f := range files {
+		if f == sumsFile { // it is written last
+			continue
+		}
 		sum, err := sumOf(filepath.Join(r.out, f))
 		if err != nil {
 			return err

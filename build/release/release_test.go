@@ -1,7 +1,9 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -251,6 +253,56 @@ func TestReleasedSidecar(t *testing.T) {
 	t.Logf("%d bytes, %d compressed", len(b), len(packed))
 	if len(packed) > sidecarImage {
 		t.Errorf("%d bytes compressed, want at most %d", len(packed), sidecarImage)
+	}
+}
+
+// A folder is emptied only if a release made it; one that was cut short is known as well.
+func TestEmptied(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "out")
+	for range 2 { // not there, then as a release begins
+		if err := emptied(dir); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, "left"), "half of a release")
+	}
+	if err := os.Remove(filepath.Join(dir, sumsFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := emptied(dir); err == nil || !strings.Contains(err.Error(), dir+" is not empty") {
+		t.Errorf("what no release made: %v", err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "left")); err != nil || len(b) == 0 { //nolint:gosec // a test
+		t.Errorf("it is gone: %v", err)
+	}
+	if err := emptied(filepath.Join(dir, "left")); err == nil {
+		t.Error("a file was taken for a folder")
+	}
+}
+
+// An index that says no platform of an image is a fault of the release.
+func TestNoPlatform(t *testing.T) {
+	o := options{out: t.TempDir(), version: "v1.2.3", registry: "r", log: t.Logf}
+	inner := `{"manifests":[{"digest":"sha256:` + strings.Repeat("0", 64) + `"}]}`
+	sum := sumBytes([]byte(inner))
+	outer := `{"manifests":[{"digest":"sha256:` + sum + `","annotations":{"io.containerd.image.name":"r/sidecar:v1.2.3"}}]}`
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for name, text := range map[string]string{"index.json": outer, "blobs/sha256/" + sum: inner} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(o.out, imageFile("sidecar", o.version)), b.String())
+	c := &check{options: o, digests: map[string]string{}}
+	c.image("sidecar")
+	if err := errors.Join(c.errs...); err == nil || !strings.Contains(err.Error(), "says no platform") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -137,6 +137,10 @@ func (c *check) image(name string) {
 	inner := decode[v1.IndexManifest](c, file, blobs[blobName(digest)])
 	var got []platform
 	for _, m := range inner.Manifests {
+		if m.Platform == nil {
+			c.wrong("%s: the image %s says no platform", file, m.Digest)
+			continue
+		}
 		p := platform{m.Platform.OS, m.Platform.Architecture}
 		got = append(got, p)
 		manifest := decode[v1.Manifest](c, file, blobs[blobName(m.Digest)])
