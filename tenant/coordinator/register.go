@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -269,10 +270,16 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 	}
 	if rep.Debug != "" {
 		s.Log.Info("member debugs", "pod", id.Pod.String(), "what", rep.Debug)
-		s.event(podOf(id), corev1.EventTypeNormal, tenant.ReasonDebugging, "Debug", rep.Debug)
+		s.event(podOf(id), corev1.EventTypeNormal, tenant.ReasonDebugging, debugAction(rep.Debug), rep.Debug)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// debugAction differs between texts: Events of the same reason and action are one series, which has the text of its first alone. It is one
+// of 256, so that a pod that makes up texts does not make Events without bound.
+func debugAction(text string) string {
+	return fmt.Sprintf("Debug-%02x", sha256.Sum256([]byte(text))[0])
 }
 
 func (s *Server) event(about corev1.ObjectReference, kind string, reason tenant.Reason, action, message string) {
