@@ -130,7 +130,7 @@ func (f *Facts) worthAsking() (ids []PodID) {
 	return append(ids, members...)
 }
 
-// Walk has both ends of a way say what they see. An error says that one of them does not exist.
+// Walk has both ends of a way say what they see. An error says that the near one does not exist, or that it is not known.
 func (f *Facts) Walk(ctx context.Context, a Asker, from, to string, progress func(string)) (*Path, error) {
 	p := &Path{Namespace: f.Namespace, From: from, To: to}
 	own := f.member(f.Namespace, from)
@@ -161,7 +161,13 @@ func (f *Facts) Walk(ctx context.Context, a Asker, from, to string, progress fun
 	return p, nil
 }
 
+// notThere says that an end does not exist, or what keeps us from knowing it.
 func (f *Facts) notThere(from string) error {
+	for _, s := range []source{srcMembers, srcPeers} {
+		if gap, unknown := f.gaps[s]; unknown {
+			return fmt.Errorf("--from: whether namespace %s has a member or a TunnelPeer %s is not known: %s", f.Namespace, from, gap.Why)
+		}
+	}
 	if f.known([]source{srcPods}) && f.pod(f.Namespace, from) != nil {
 		return fmt.Errorf("--from: pod %s is no member of a tunnel; kubectl tenantwire -n %s doctor says why, if it should be", from, f.Namespace)
 	}

@@ -30,18 +30,19 @@ func clockSkew(f *Facts) []Finding {
 }
 
 func nodeClockSkew(f *Facts) (out []Finding) {
+	server := f.Server.Add(f.LeasesRead.Sub(f.Now))
 	for i := range f.NodeLeases {
 		l := &f.NodeLeases[i]
 		if l.Spec.RenewTime == nil {
 			continue
 		}
-		ahead := l.Spec.RenewTime.Sub(f.Server)
+		ahead := l.Spec.RenewTime.Sub(server)
 		ready := slices.ContainsFunc(f.Nodes, func(n corev1.Node) bool { return n.Name == l.Name && nodeReady(&n) })
 		if !ready || ahead < skewBorne && ahead > -leaseBorne {
 			continue
 		}
 		out = append(out, Finding{Object: "node " + l.Name, What: "the node's clock and the API server's differ by " + ahead.Abs().Round(time.Second).String() + " or so: peers refuse handshakes of a clock that went back, and certificates may not be valid there",
-			Evidence: fmt.Sprintf("it renewed its Lease at %s by its own clock; it is %s at the API server", l.Spec.RenewTime.UTC().Format(time.RFC3339), f.Server.UTC().Format(time.RFC3339)),
+			Evidence: fmt.Sprintf("it renewed its Lease at %s by its own clock; it was %s at the API server", l.Spec.RenewTime.UTC().Format(time.RFC3339), server.UTC().Format(time.RFC3339)),
 			Fix:      "timedatectl set-ntp true, on the node"})
 	}
 	return out

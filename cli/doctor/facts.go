@@ -48,6 +48,7 @@ type Facts struct {
 	Preshared  map[string]bool   // namespace/name of Secrets with preshared keys that are there
 	Nodes      []corev1.Node
 	NodeLeases []coordinationv1.Lease
+	LeasesRead time.Time // NodeLeases, by our clock: what is read before them may have taken long
 
 	Sidecars map[PodID]Sidecar // those that were asked
 

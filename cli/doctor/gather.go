@@ -217,7 +217,7 @@ func (g *gatherer) installation() []reads {
 		}),
 		g.listIn(srcSystemSlices, &endpoints, f.System, func() { f.SystemSlice = endpoints.Items }),
 		g.listIn(srcNodes, &nodes, "", func() { f.Nodes = nodes.Items }),
-		g.listIn(srcNodeLeases, &leases, corev1.NamespaceNodeLease, func() { f.NodeLeases = leases.Items }),
+		g.listIn(srcNodeLeases, &leases, corev1.NamespaceNodeLease, func() { f.NodeLeases, f.LeasesRead = leases.Items, time.Now() }),
 	}
 	for _, k := range ourKinds {
 		u := &unstructured.Unstructured{}

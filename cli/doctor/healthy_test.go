@@ -102,7 +102,7 @@ func deviceOf(n, other byte) *wire.Device {
 // healthy are facts with which nothing is wrong: a tunnel with a gateway, two members, a site and a laptop.
 func healthy(t testing.TB) *Facts {
 	t.Helper()
-	f := &Facts{Namespace: "acme", System: "tenantwire-system", Now: testNow, Server: testNow, Kinds: map[string]*unstructured.Unstructured{}, Preshared: map[string]bool{}, gaps: map[source]Gap{}}
+	f := &Facts{Namespace: "acme", System: "tenantwire-system", Now: testNow, Server: testNow, LeasesRead: testNow, Kinds: map[string]*unstructured.Unstructured{}, Preshared: map[string]bool{}, gaps: map[source]Gap{}}
 	f.Operator = &appsv1.Deployment{ObjectMeta: named("tenantwire-system", "tenantwire-operator"), Spec: appsv1.DeploymentSpec{Replicas: ptr.To[int32](2), Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{
 		Name: "operator", Image: "ghcr.io/tenantwire/operator:v1", Args: []string{"--sidecar-image=ghcr.io/tenantwire/sidecar:v1", "--gateway-image=ghcr.io/tenantwire/gateway:v1"}}}}}},
 		Status: appsv1.DeploymentStatus{ObservedGeneration: 1, AvailableReplicas: 2, UpdatedReplicas: 2}}
