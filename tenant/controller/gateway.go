@@ -83,7 +83,8 @@ func (r *gatewayReconciler) key(ctx context.Context, t *v1alpha1.TenantTunnel) e
 	return nil
 }
 
-// remove deletes the gateway of a tunnel that has none any more, the Deployment last: it is how we know that there was one.
+// remove deletes the gateway of a tunnel that has none any more, the Deployment last: it is how we know that there was one. A key that
+// somebody else put there is not the operator's to delete: an Event says so, and the rest goes.
 func (r *gatewayReconciler) remove(ctx context.Context, t *v1alpha1.TenantTunnel) error {
 	name := types.NamespacedName{Namespace: t.Namespace, Name: tenant.GatewayName(t.Name)}
 	var d appsv1.Deployment
@@ -93,13 +94,21 @@ func (r *gatewayReconciler) remove(ctx context.Context, t *v1alpha1.TenantTunnel
 	if !metav1.IsControlledBy(&d, t) {
 		return nil // somebody else's of that name
 	}
-	objects := []client.Object{injector.GatewayKey(t, "")}
+	var errs []error
+	secret := injector.GatewayKey(t, "")
+	switch err := client.IgnoreNotFound(r.client.Delete(ctx, secret)); {
+	case apierrors.IsForbidden(err) || apierrors.IsInvalid(err):
+		r.recorder.Eventf(t, nil, corev1.EventTypeWarning, string(tenant.ReasonApplyFailed), "Remove",
+			"the gateway goes, but its key is kept: Secret %s was not made by the operator. Delete it, or the next gateway has the same key", secret.Name)
+	case err != nil:
+		errs = append(errs, fmt.Errorf("delete the key of %s: %w", name, err))
+	}
+	var objects []client.Object
 	with := t.DeepCopy()
 	with.Spec.Gateway = &v1alpha1.Gateway{}
 	for _, o := range r.pods.Gateway(with, injector.Site{}) {
 		objects = append(objects, o.(client.Object)) //nolint:forcetypeassert // every kind of the API is one
 	}
-	var errs []error
 	for i, o := range objects {
 		if i == len(objects)-1 && len(errs) > 0 {
 			break

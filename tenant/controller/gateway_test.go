@@ -264,7 +264,7 @@ func TestGatewayKeyIsRestored(t *testing.T) {
 	ns := namespace(t)
 	tun := makeTunnel(t, ns, "{}")
 	restored := injector.GatewayKey(tun, key.NewPrivate().Reveal())
-	restored.OwnerReferences = nil
+	restored.OwnerReferences, restored.Labels = nil, nil
 	want := restored.StringData[injector.KeyName]
 	must(t, cluster.admin.Create(t.Context(), restored))
 	must(t, cluster.admin.Patch(t.Context(), tun, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"gateway":{}}}`))))
@@ -277,4 +277,23 @@ func TestGatewayKeyIsRestored(t *testing.T) {
 	if got := string(secret.Data[injector.KeyName]); got != want {
 		t.Error("the gateway has another key than the one that was put there")
 	}
+
+	operator, err := client.New(cluster.operator, client.Options{Scheme: testScheme()})
+	must(t, err)
+	eventually(t, func() error { // the policy takes a moment to be in force
+		if operator.Delete(t.Context(), restored.DeepCopy(), client.DryRunAll) == nil {
+			return errors.New("the operator may delete what it did not make")
+		}
+		return nil
+	})
+	must(t, cluster.admin.Patch(t.Context(), tun, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"gateway":null}}`))))
+	eventually(t, func() error {
+		for _, o := range gatewayParts() {
+			if err := cluster.admin.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "tenantwire-gateway-main"}, o); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("%T is still there: %w", o, err)
+			}
+		}
+		return nil
+	})
+	must(t, cluster.admin.Get(t.Context(), client.ObjectKeyFromObject(restored), &secret))
 }
