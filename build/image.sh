@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 name=$1 tag=${TAG:-dev} arch=${GOARCH:-$(go env GOARCH)}
+((${#tag} <= 64)) || { echo "TAG: ${#tag} characters, want at most 64: it is the programs' version" >&2; exit 1; }
 mkdir -p dist/image
 GOARCH=$arch CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$tag" -o "dist/image/$name" "./cmd/$name"
 labels=()

@@ -51,6 +51,9 @@ type options struct {
 // versions are tags of images, too, which have no "+".
 var versions = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z][0-9A-Za-z.-]*)?$`)
 
+// maxVersion is in bytes: programs say no more of their version (wire.MaxVersion).
+const maxVersion = 64
+
 func parse(args []string) (o options, verifyOnly bool, err error) {
 	o = options{clients: clients, log: func(format string, args ...any) { fmt.Printf(format+"\n", args...) }}
 	fs := flag.NewFlagSet("release", flag.ContinueOnError)
@@ -65,6 +68,9 @@ func parse(args []string) (o options, verifyOnly bool, err error) {
 	}
 	if fs.NArg() > 0 {
 		return o, false, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	if len(o.version) > maxVersion {
+		return o, false, fmt.Errorf("-version: %d bytes, want at most %d", len(o.version), maxVersion)
 	}
 	if !versions.MatchString(o.version) {
 		return o, false, fmt.Errorf("-version: %q is not vX.Y.Z or vX.Y.Z-SUFFIX", o.version)

@@ -307,7 +307,7 @@ func TestNoPlatform(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	for _, v := range []string{"", "1.2.3", "v1.2", "v1.2.3+x", "v01.2.3", "v1.2.3-", "v1.2.3\n"} {
+	for _, v := range []string{"", "1.2.3", "v1.2", "v1.2.3+x", "v01.2.3", "v1.2.3-", "v1.2.3\n", "v1.2.3-" + strings.Repeat("x", 58)} {
 		if _, _, err := parse([]string{"-version", v}); err == nil {
 			t.Errorf("version %q: no error", v)
 		}

@@ -86,7 +86,7 @@ func (m *member) follow(ctx context.Context) {
 func (m *member) session(ctx context.Context) error {
 	r, err := m.client.register(ctx, wire.Registration{
 		PublicKey: m.public, Endpoint: netip.AddrPortFrom(m.PodIP, m.ListenPort),
-		Datapath: m.plane.chosen.kind, DatapathReason: m.plane.chosen.why, Version: m.Version, Join: m.steps.take(),
+		Datapath: m.plane.chosen.kind, DatapathReason: m.plane.chosen.why, Version: wire.ShortVersion(m.Version), Join: m.steps.take(),
 	})
 	if err != nil {
 		return err

@@ -26,3 +26,15 @@ func TestRegistrationWithoutVersion(t *testing.T) {
 		t.Errorf("got %s, %v", b, err)
 	}
 }
+
+// What a program may not say in full it says in part: it would not be let in otherwise.
+func TestShortVersion(t *testing.T) {
+	for _, whole := range []string{"", "dev", strings.Repeat("a", MaxVersion)} {
+		if got := ShortVersion(whole); got != whole {
+			t.Errorf("%q became %q", whole, got)
+		}
+	}
+	if got := ShortVersion(strings.Repeat("a", MaxVersion+9)); len(got) != MaxVersion || CheckVersion(got) != nil {
+		t.Errorf("got %q", got)
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/tenantwire/tenantwire/sidecar/wire"
 	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
@@ -183,7 +184,7 @@ func (r *tunnelReconciler) status(ctx context.Context, t *v1alpha1.TenantTunnel,
 	now := r.memory.now()
 	at := metav1.NewTime(now)
 	want := v1alpha1.TenantTunnelStatus{
-		ObservedGeneration: t.Generation, Version: r.options.Version,
+		ObservedGeneration: t.Generation, Version: wire.ShortVersion(r.options.Version),
 		Conditions: []metav1.Condition{
 			tenant.Condition(t.Status.Conditions, v1alpha1.ConditionAccepted, s.Accepted.Accepted(), s.Accepted, t.Generation, at),
 			tenant.Condition(t.Status.Conditions, v1alpha1.ConditionReady, s.IsReady(), s.Ready, t.Generation, at),
