@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tenantwire/tenantwire/cli"
@@ -20,6 +22,23 @@ import (
 type ran struct {
 	code      int
 	out, said bytes.Buffer
+}
+
+// awaited is what one goroutine writes; another may wait for a part of it, and read it when the first is done.
+type awaited struct {
+	bytes.Buffer
+	text  string
+	heard chan struct{} // closed once text was written
+	once  sync.Once
+}
+
+// Write implements io.Writer.
+func (a *awaited) Write(b []byte) (int, error) {
+	n, err := a.Buffer.Write(b)
+	if bytes.Contains(a.Bytes(), []byte(a.text)) {
+		a.once.Do(func() { close(a.heard) })
+	}
+	return n, err
 }
 
 func runTenantwire(ctx context.Context, n *kit.Namespace, args ...string) *ran {
@@ -60,12 +79,21 @@ func TestCapture(t *testing.T) {
 		isMeasured(t, n, gateway, "client")
 	})
 	t.Run("withdrawn", func(t *testing.T) {
-		done := make(chan *ran, 1)
-		go func() { done <- runTenantwire(t.Context(), n, "capture", "client", "udp", "and", "port", "9") }()
+		said := &awaited{text: "capturing in pod client", heard: make(chan struct{})}
+		done := make(chan int, 1)
+		go func() {
+			done <- cli.Run(t.Context(), "test", []string{"-n", n.Name, "capture", "client", "udp", "and", "port", "9"},
+				cli.Streams{In: strings.NewReader(""), Out: io.Discard, Err: said})
+		}()
+		select {
+		case <-said.heard:
+		case code := <-done:
+			t.Fatalf("it did not begin: code %d\n%s", code, said)
+		}
 		eventOf(n, "client", "Debugging")
 		debugging(n, v1alpha1.DebugForbidden, v1alpha1.DebugAllowed)
-		if r := <-done; r.code != 0 && !strings.Contains(r.said.String(), "is not Allowed") || r.code == 0 && !strings.Contains(r.said.String(), "does not allow it any more") {
-			t.Errorf("code %d\n%s", r.code, &r.said)
+		if code := <-done; code != 0 || !strings.Contains(said.String(), "does not allow it any more") {
+			t.Errorf("code %d\n%s", code, said)
 		}
 	})
 }
