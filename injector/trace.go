@@ -4,11 +4,9 @@ import (
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
-// trace writes down which trace the pod's join is part of. One that is there already stays: it is what came in.
+// trace writes down which trace the pod's join is part of. One that came with the pod is replaced, by an empty one where there is none:
+// what is traced is not for who makes pods to say.
 func (p *patcher) trace() error {
-	if p.plan.Trace == "" {
-		return nil
-	}
 	metadata, err := object(p.doc, "metadata")
 	if err != nil {
 		return err
@@ -17,10 +15,9 @@ func (p *patcher) trace() error {
 	if err != nil {
 		return err
 	}
-	if _, ok := annotations[v1alpha1.AnnotationTrace]; ok {
-		return nil
-	}
+	has, there := annotations[v1alpha1.AnnotationTrace]
 	switch {
+	case there && has == p.plan.Trace || !there && p.plan.Trace == "":
 	case annotations != nil:
 		p.add("/metadata/annotations/"+pointerEscape.Replace(v1alpha1.AnnotationTrace), p.plan.Trace)
 	case metadata != nil:

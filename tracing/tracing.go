@@ -59,9 +59,12 @@ func Open(ctx context.Context, endpoint, version string) (trace.TracerProvider, 
 	return p, p.Shutdown, nil
 }
 
+// MaxParent bounds a pod's annotation, in bytes: a longer one is no traceparent.
+const MaxParent = 64
+
 // From is the context of a pod's annotation: a valid one, or as ctx was.
 func From(ctx context.Context, traceparent string) context.Context {
-	if len(traceparent) > 64 {
+	if len(traceparent) > MaxParent {
 		return ctx
 	}
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})

@@ -14,10 +14,14 @@ import (
 	"github.com/tenantwire/tenantwire/tracing"
 )
 
-// admission begins the trace of a pod's join, or goes on with the one that the pod names.
+// admission begins the trace of a pod's join. It only links to one that the pod names: whoever makes pods could otherwise have all of them
+// sampled, by a flag or by an ID that a ratio lets pass.
 func (h *handler) admission(ctx context.Context, pod *corev1.Pod, namespace string, began time.Time) (context.Context, trace.Span) {
-	return h.tracer.Start(tracing.From(ctx, pod.Annotations[v1alpha1.AnnotationTrace]), "admit pod", trace.WithTimestamp(began),
-		trace.WithAttributes(attribute.String("k8s.namespace.name", namespace)))
+	options := []trace.SpanStartOption{trace.WithNewRoot(), trace.WithTimestamp(began), trace.WithAttributes(attribute.String("k8s.namespace.name", namespace))}
+	if named := trace.SpanContextFromContext(tracing.From(context.Background(), pod.Annotations[v1alpha1.AnnotationTrace])); named.IsValid() {
+		options = append(options, trace.WithLinks(trace.Link{SpanContext: named}))
+	}
+	return h.tracer.Start(ctx, "admit pod", options...)
 }
 
 // admitted ends the span with what was decided.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/tenant"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+	"github.com/tenantwire/tenantwire/tracing"
 )
 
 // Names of the operator's own objects, as the manifests have them.
@@ -58,7 +59,7 @@ func trimPod(obj any) (any, error) {
 		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs},
 	}
 	for _, name := range []string{v1alpha1.AnnotationExpose, v1alpha1.AnnotationTunnel, v1alpha1.AnnotationCarry, v1alpha1.AnnotationTrace} {
-		if value, ok := pod.Annotations[name]; ok {
+		if value, ok := pod.Annotations[name]; ok && (name != v1alpha1.AnnotationTrace || len(value) <= tracing.MaxParent) {
 			if trimmed.Annotations == nil {
 				trimmed.Annotations = make(map[string]string, 1)
 			}

@@ -119,13 +119,16 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id Identity) e
 	if err != nil {
 		return err
 	}
-	trace := s.joinOf(m)
-	trace.told(reg.Join)
+	var trace *join
+	if m.Object.Status.PublicKey == "" { // it joins once, however often it registers
+		trace = s.joinOf(m)
+	}
 	trace.span("await member", awaits, time.Now())
 	defer func() { trace.span("register", began, time.Now()) }()
 	if err := s.checkUnique(r.Context(), m.Object, reg); err != nil {
 		return err
 	}
+	trace.told(reg.Join)
 	// Written even where the cache says so already: it may be behind, and then would undo nothing of what the bearer of a stolen
 	// token registered a moment ago. The API server does not store what is the same.
 	if err := s.Store.WriteStatus(r.Context(), m.Object, Status{Registration: &reg}); err != nil {
