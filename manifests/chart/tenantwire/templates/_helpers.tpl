@@ -15,7 +15,7 @@
 {{- $root := index . 0 }}{{ $program := index . 1 }}
 {{- $image := $root.Values.image }}
 {{- with index $image $program }}{{ . }}{{ else }}{{ $image.registry }}/{{ $program }}:{{ $image.tag | default $root.Chart.AppVersion }}
-{{- if not $image.tag }}{{ with index $image.digests $program }}@{{ . }}{{ end }}{{ end }}
+{{- if not $image.tag }}{{ with index ($image.digests | default dict) $program }}@{{ . }}{{ end }}{{ end }}
 {{- end }}
 {{- end }}
 
@@ -39,6 +39,12 @@
 {{- end }}
 {{- if ne .logLevel "info" }}
         - --log-level={{ .logLevel }}
+{{- end }}
+{{- if ne (.logFormat | default "json") "json" }}
+        - --log-format={{ .logFormat }}
+{{- end }}
+{{- with .otlpEndpoint }}
+        - --otlp-endpoint={{ . }}
 {{- end }}
 {{- end }}
 {{- end }}
