@@ -64,7 +64,8 @@ type Report struct {
 	// DatapathUnavailable: the member does not run, since the datapath that was asked for cannot be had where it is. It comes before,
 	// or instead of, a registration.
 	DatapathUnavailable bool `json:"datapathUnavailable,omitempty"`
-	// Debug is for an Event: what began of what Config.Debug allows, in at most 512 bytes; empty: nothing.
+	// Debug is for an Event: what began of what Config.Debug allows, in at most 512 bytes; empty: nothing. With it, nothing else of the
+	// report counts, which may be older than what was reported since; coordinators of before take it all.
 	Debug string `json:"debug,omitempty"`
 	Join  *Join  `json:"join,omitempty"` // what was done since the registration; nil: told before
 }

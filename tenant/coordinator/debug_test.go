@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 	"github.com/tenantwire/tenantwire/tenant"
@@ -29,5 +30,16 @@ func TestDebuggingIsTold(t *testing.T) {
 	}
 	if len(texts) != len(all) {
 		t.Errorf("told %q, want %q", texts, all)
+	}
+
+	// What a notice says of readiness is as old as its asking: it must not undo what was reported meanwhile.
+	if code, answer := call(t, srv, wire.ReportPath, self, wire.Report{Reason: "down"}); code != 204 {
+		t.Fatal(code, answer)
+	}
+	if code, answer := call(t, srv, wire.ReportPath, self, wire.Report{Ready: true, Debug: all[0]}); code != 204 {
+		t.Fatal(code, answer)
+	}
+	if c := f.members["pod-0"].Status.Conditions[0]; c.Status != metav1.ConditionFalse || c.Message != "down" {
+		t.Errorf("condition %+v", c)
 	}
 }

@@ -258,6 +258,12 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 	if err := rep.Join.Validate(); err != nil {
 		return refuse(http.StatusBadRequest, "%v", err)
 	}
+	if rep.Debug != "" { // a notice alone: what else it says may be older than what was reported since
+		s.Log.Info("member debugs", "pod", id.Pod.String(), "what", rep.Debug)
+		s.event(podOf(id), corev1.EventTypeNormal, tenant.ReasonDebugging, debugAction(rep.Debug), rep.Debug)
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
 	if rep.Ready {
 		trace := s.joinOf(m)
 		trace.told(rep.Join)
@@ -270,10 +276,6 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 	}
 	if rep.DatapathUnavailable {
 		s.event(podOf(id), corev1.EventTypeWarning, tenant.ReasonDatapathUnavailable, "ChooseDatapath", rep.Reason)
-	}
-	if rep.Debug != "" {
-		s.Log.Info("member debugs", "pod", id.Pod.String(), "what", rep.Debug)
-		s.event(podOf(id), corev1.EventTypeNormal, tenant.ReasonDebugging, debugAction(rep.Debug), rep.Debug)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
