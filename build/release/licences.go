@@ -28,7 +28,7 @@ type licence struct {
 var licenceFiles = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|copyright|patents)([-_.].*)?$`)
 
 // known are the licences that our modules have, by words that each has to have and words that it must not have, of its text in small
-// letters with single spaces.
+// letters with single spaces and straight quotes.
 var known = []struct {
 	id   string
 	has  []string
@@ -42,9 +42,11 @@ var known = []struct {
 	{"MPL-2.0", []string{"mozilla public license", "version 2.0"}, ""},
 }
 
+var straight = strings.NewReplacer("“", `"`, "”", `"`)
+
 // licencesIn are the identifiers of the licences in a text.
 func licencesIn(b []byte) (ids []string) {
-	text := strings.Join(strings.Fields(strings.ToLower(string(b))), " ")
+	text := straight.Replace(strings.Join(strings.Fields(strings.ToLower(string(b))), " "))
 	for _, k := range known {
 		missing := slices.ContainsFunc(k.has, func(s string) bool { return !strings.Contains(text, s) })
 		if !missing && (k.hasn == "" || !strings.Contains(text, k.hasn)) {

@@ -324,6 +324,7 @@ func TestLicencesIn(t *testing.T) {
 		want []string
 	}{
 		{"", nil}, {"All rights reserved.", nil}, {bsd, []string{"BSD-2-Clause"}}, {bsd + " * Neither the name of Google", []string{"BSD-3-Clause"}},
+		{"Permission is hereby granted, free of charge, to any person obtaining a copy. The Software is provided “AS IS”, without warranty", []string{"MIT"}},
 		{"  Apache License\n  Version 2.0, January 2004\n", []string{"Apache-2.0"}},
 	} {
 		if got := licencesIn([]byte(c.text)); !slices.Equal(got, c.want) {
