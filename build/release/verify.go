@@ -25,7 +25,7 @@ import (
 
 // Bounds of the sidecar, which is in every pod.
 const (
-	sidecarProgram = 15 << 20   // bytes of the program, which is all that a node's disk holds of the image
+	sidecarProgram = 15_000_000 // bytes of the program, which is all that a node's disk holds of the image
 	sidecarImage   = 15_000_000 // bytes of its layers as they are pulled, compressed
 )
 
