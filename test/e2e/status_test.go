@@ -39,7 +39,7 @@ func TestStatus(t *testing.T) {
 	}
 	kit.Eventually(t, kit.Deadline, "the path to the server found to take what is sent", func() error {
 		_, of, _ := strings.Cut(kubectlTenantwire(n, "wg", "client"), "peer: "+serves.Status.PublicKey+"\n")
-		if of, _, _ = strings.Cut(of, "\n\n"); strings.Contains(of, " bytes, Verified\n") {
+		if of, _, _ = strings.Cut(of, "\n\n"); strings.HasSuffix(strings.TrimSpace(of), " bytes, Verified") {
 			return nil
 		}
 		n.Ask("client", "http://web")
