@@ -18,7 +18,7 @@ func TestGuestWordsAreACommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	if o.programs != "/programs" || o.out != "/out" || o.profiles || o.limits || o.guest || o.trial.Rounds != guestRounds || o.trial.Time != guestTime ||
-		o.trial.Warm != guestWarm || len(o.trial.Contenders) != 2 || len(o.trial.Scenarios) != 4 {
+		o.trial.Warm != guestWarm || len(o.trial.Contenders) != 4 || len(o.trial.Scenarios) != 4 {
 		t.Errorf("%+v", o)
 	}
 }
