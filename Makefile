@@ -25,7 +25,7 @@ unit: ## Run all tests but those that need a cluster
 	build/test.sh unit
 
 e2e: image ## Run the cluster tests that match RUN=REGEXP (KEEP_CLUSTER=1 keeps the cluster, KUBECONFIG uses yours)
-	test/cluster/with-cluster.sh sh -c 'cd test && exec go test -count=1 -v -timeout 30m ./e2e/... -run "$$0"' '$(RUN)'
+	test/cluster/with-cluster.sh sh -c 'cd test && exec go test -count=1 -v -timeout 50m ./e2e/... -run "$$0"' '$(RUN)'
 
 demo: image ## Show what TenantWire does on a real cluster
 	test/cluster/with-cluster.sh sh -c 'cd test && exec go run ./demo'

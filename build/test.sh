@@ -31,7 +31,7 @@ if [[ -e test/go.mod ]]; then # the e2e suite and the demo need a cluster
   if ((${#pkgs[@]})); then run test in_module test "${pkgs[@]}"; fi
 fi
 if [[ $what == all && -d test/e2e ]]; then
-  run e2e test/cluster/with-cluster.sh sh -c 'cd test && exec go test -json -count=1 -timeout 30m "$@" ./e2e/...' sh "${flags[@]}"
+  run e2e test/cluster/with-cluster.sh sh -c 'cd test && exec go test -json -count=1 -timeout 50m "$@" ./e2e/...' sh "${flags[@]}"
 fi
 testsum -report "$results"/*.json || rc=1
 exit "$rc"
