@@ -52,12 +52,13 @@ own_cluster() {
 }
 
 # supervise DIR NAME COMMAND...: keeps a command running. Its pid is in DIR/NAME.pid; it stays down while DIR/NAME.hold exists.
+# All of them are Go's and small, and the machine has more memory than cores: they may collect garbage less often.
 supervise() {
   local run=$1 name=$2
   shift 2
   while :; do
     while [[ -e $run/$name.hold ]]; do sleep 0.1; done
-    "$@" >>"$run/$name.log" 2>&1 &
+    GOGC=400 "$@" >>"$run/$name.log" 2>&1 &
     echo $! >"$run/$name.pid"
     wait $! || true
     rm -f "$run/$name.pid"

@@ -28,7 +28,7 @@ func (s *site) reaches(pod, wanted string) {
 	s.n.T.Helper()
 	for door := range strings.FieldsSeq(wanted) {
 		kit.Eventually(s.n.T, kit.Deadline, pod+" reaches "+door, func() error {
-			r, err := s.n.Run(pod, kit.AppContainer, append([]string{"/workload"}, policyDoors[door]...)...)
+			r, err := s.n.Run(pod, kit.AppContainer, policyDoors[door]...)
 			if err != nil || r.Code != 0 {
 				return errorf("%s (%w)", r, err)
 			}
@@ -60,7 +60,7 @@ func (s *site) hold(pod string) (ended func()) {
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		r, err := s.n.Run(pod, kit.AppContainer, "/workload", "tcp-ping", "-interval", "20ms", "-duration", "2m", "127.0.0.1:9001")
+		r, err := s.n.Run(pod, kit.AppContainer, "tcp-ping", "-interval", "20ms", "-duration", "2m", "127.0.0.1:9001")
 		done <- outcome{r, err}
 	}()
 	kit.Eventually(s.n.T, kit.Deadline, "an open connection of "+pod, func() error {

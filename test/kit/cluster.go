@@ -45,6 +45,8 @@ type Cluster struct {
 	client.Client
 	Kube   kubernetes.Interface
 	Config *rest.Config
+
+	runners runners
 }
 
 var connect = sync.OnceValues(func() (*Cluster, error) {

@@ -31,18 +31,23 @@ func (r Result) String() string {
 // execDeadline bounds one command; the slowest carry hundreds of megabytes.
 const execDeadline = 3 * time.Minute
 
-// Run executes a program in a container. Only an exec that did not happen is an error.
-func (n *Namespace) Run(pod, container string, command ...string) (Result, error) {
+// workloadPath is where images have the test's own program.
+const workloadPath = "/workload"
+
+// Run executes workload with arguments in a container. Only an execution that did not happen is an error.
+func (n *Namespace) Run(pod, container string, args ...string) (Result, error) {
 	ctx, cancel := context.WithTimeout(n.T.Context(), execDeadline)
 	defer cancel()
-	req := n.Kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(n.Name).Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	e, err := remotecommand.NewWebSocketExecutor(n.Config, http.MethodGet, req.URL().String())
-	if err != nil {
-		return Result{}, err
+	if r, err := n.runner(pod, container).run(ctx, args); err == nil || ctx.Err() != nil {
+		return r, err
 	}
+	return n.once(ctx, pod, container, append([]string{workloadPath}, args...)) // the container is another, or goes
+}
+
+// once executes a command on its own.
+func (n *Namespace) once(ctx context.Context, pod, container string, command []string) (Result, error) {
 	var stdout, stderr bytes.Buffer
-	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr})
+	err := n.stream(ctx, pod, container, command, nil, &stdout, &stderr)
 	r := Result{Stdout: stdout.String(), Stderr: stderr.String()}
 	var exit utilexec.CodeExitError
 	if errors.As(err, &exit) {
@@ -51,10 +56,21 @@ func (n *Namespace) Run(pod, container string, command ...string) (Result, error
 	return r, err
 }
 
+// stream executes a command until it ends, with these as its standard streams.
+func (n *Namespace) stream(ctx context.Context, pod, container string, command []string, in io.Reader, out, errs io.Writer) error {
+	req := n.Kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(n.Name).Name(pod).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdin: in != nil, Stdout: true, Stderr: true}, scheme.ParameterCodec)
+	e, err := remotecommand.NewWebSocketExecutor(n.Config, http.MethodGet, req.URL().String())
+	if err != nil {
+		return err
+	}
+	return e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: in, Stdout: out, Stderr: errs})
+}
+
 // Exec runs workload with arguments in a container of a pod.
 func (n *Namespace) Exec(pod, container string, args ...string) Result {
 	n.T.Helper()
-	r, err := n.Run(pod, container, append([]string{"/workload"}, args...)...)
+	r, err := n.Run(pod, container, args...)
 	if err != nil {
 		n.T.Fatalf("exec %v in %s/%s/%s: %v\n%s", args, n.Name, pod, container, err, r)
 	}
@@ -76,7 +92,7 @@ func (n *Namespace) EventuallyApp(pod string, args ...string) string {
 	n.T.Helper()
 	var out string
 	Eventually(n.T, Deadline, fmt.Sprintf("%s in %s/%s", strings.Join(args, " "), n.Name, pod), func() error {
-		r, err := n.Run(pod, AppContainer, append([]string{"/workload"}, args...)...)
+		r, err := n.Run(pod, AppContainer, args...)
 		if err != nil {
 			return err
 		}

@@ -28,8 +28,12 @@ type T interface {
 // Deadline of helpers that wait for the cluster. It is generous: it is only reached by what never happens.
 const Deadline = 90 * time.Second
 
-// poll is how often is looked.
+// poll is the least pause between two looks. A look that takes long is paused for twice as long: commands in containers that many tests
+// repeat at once are what a small machine spends its time on, and then nobody gets on.
 const poll = 100 * time.Millisecond
+
+// maxPause bounds it: a look that waited for its own deadline has cost nothing.
+const maxPause = time.Second
 
 // Eventually calls check until it returns nil. After within the test ends with the last error.
 func Eventually(t T, within time.Duration, what string, check func() error) {
@@ -42,11 +46,12 @@ func Eventually(t T, within time.Duration, what string, check func() error) {
 // Poll calls check until it returns nil, within has passed or ctx ends; then it returns check's last error.
 func Poll(ctx context.Context, within time.Duration, check func() error) error {
 	for end := time.Now().Add(within); ; {
+		began := time.Now()
 		err := check()
 		if err == nil || time.Now().After(end) || ctx.Err() != nil {
 			return err
 		}
-		time.Sleep(poll)
+		time.Sleep(max(poll, min(2*time.Since(began), maxPause)))
 	}
 }
 

@@ -12,6 +12,7 @@
 //	workload tcp-ping|udp-ping [-interval D] [-duration D] [-size N] [-gaps D] ADDRESS     echoes on one socket: loss, gaps, times
 //	workload dns-set ADDRESS NAME [IP...]      tells a server of the role dns what a name is from now on
 //	workload lookup [-server ADDRESS] NAME...   workload sleep [DURATION]   workload exit [CODE]
+//	workload runner                            reads lines {"id":N,"args":[...]} and answers each with how that command ended
 //
 // Clients print one line of JSON (get: one of text for each request) and exit 1 when what they did failed.
 package main
@@ -82,6 +83,8 @@ func command(ctx context.Context, name string, args []string) error {
 		return sleep(ctx, args)
 	case "exit":
 		return exit(args)
+	case "runner":
+		return runner(ctx, os.Stdin, os.Stdout)
 	}
 	return fmt.Errorf("unknown command; see the comment at the top of its source")
 }
