@@ -56,6 +56,7 @@ var pathChecks = []Check{
 	{"AllowedIPsMissing", Error, "each end takes the other's addresses for its own", nil, nil},
 	{"DataLost", Error, "packets get through where handshakes do", nil, nil},
 	{"MTUBlackHole", Error, "packets as large as the tunnel's MTU get through", nil, nil},
+	{"PathNarrow", Note, "and what does not is known to the near end, which sends nothing larger", nil, nil},
 	{"PortNotDeclared", Error, "the far end's pod declares the port", nil, nil},
 	{"PolicyRefuses", Error, "the far end lets the near end in", nil, nil},
 	{"NotListening", Error, "the application at the far end listens", nil, nil},
@@ -160,6 +161,10 @@ func (p *Path) target(say found, t *wire.DiagnosedTarget) {
 	case largest == 0 && !dialled && (t.Dial != nil || len(t.Echoes) > 0 && !mute):
 		p.unreached(say, object, t, far)
 		return
+	case lost > 0 && largest > 0 && t.MTUState == datapath.MTUVerified && t.PathMTU < lost:
+		say("PathNarrow", object, fmt.Sprintf("packets larger than %d bytes get lost on the way. The near end has found that out: connections keep to it, and larger datagrams leave in fragments", t.PathMTU),
+			fmt.Sprintf("an echo of %d bytes was not answered; the tunnel's MTU is %d, that of the path %d", lost, p.Near.MTU, t.PathMTU),
+			p.mtuFix(t.PathMTU))
 	case lost > 0 && largest > 0:
 		say("MTUBlackHole", object, fmt.Sprintf("packets larger than %d bytes get lost on the way: small requests work, and downloads hang", largest),
 			fmt.Sprintf("an echo of %d bytes was answered, none of %d; the MTU in use is %d", largest, lost, p.Near.MTU),

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
 )
 
@@ -44,6 +45,14 @@ func far(p *Path, received, sent uint64) *End {
 	return e
 }
 
+// narrow loses echoes of 1400 bytes and more, and has the sidecar know of a verified path MTU.
+func narrow(p *Path, mtu int) *wire.DiagnosedTarget {
+	t := &p.Near.To.Targets[0]
+	t.Echoes = []wire.Echo{{Bytes: 100, Answered: true}, {Bytes: 1280, Answered: true}, {Bytes: 1400}, {Bytes: 1420}}
+	t.PathMTU, t.MTUState = mtu, datapath.MTUVerified
+	return t
+}
+
 func refusedThere(p *Path, why string) {
 	p.Near.To.Targets[0].Dial = &wire.Dial{Reason: "Refused", Why: "connection refused"}
 	p.Far[0].After = &wire.Diagnosis{PublicKey: publicKey(2), Inbound: p.Far[0].Before.Inbound, Refused: map[string]uint64{why: 1}}
@@ -76,6 +85,9 @@ var paths = []struct {
 	{"an outside peer is silent", func(p *Path) { alone(p).After.LastHandshake = time.Time{} }, []string{"UDPBlocked"}},
 	{"an outside peer drops", func(p *Path) { alone(p).After.RxBytes += 92 }, []string{"DataLost"}},
 	{"large packets get lost", func(p *Path) { p.Near.To.Targets[0].Echoes[2].Answered = false }, []string{"MTUBlackHole"}},
+	{"large packets get lost, as the sidecar knows", func(p *Path) { narrow(p, 1328) }, []string{"PathNarrow"}},
+	{"larger packets get lost than the sidecar thinks", func(p *Path) { narrow(p, 1420) }, []string{"MTUBlackHole"}},
+	{"large packets get lost, and it is looked for what does not", func(p *Path) { narrow(p, 1328).MTUState = datapath.MTUSearching }, []string{"MTUBlackHole"}},
 	{"echoes cannot be sent", func(p *Path) { p.Near.To.Targets[0].Echoes = []wire.Echo{{Bytes: 100, Why: "permission denied"}} }, nil},
 	{"echoes are not answered", func(p *Path) { p.Near.To.Targets[0].Echoes = []wire.Echo{{Bytes: 100}} }, nil},
 	{"not declared", func(p *Path) { refusedThere(p, "NotExposed"); p.Far[0].After.Inbound = nil }, []string{"PortNotDeclared"}},

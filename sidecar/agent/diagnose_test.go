@@ -233,7 +233,7 @@ func TestDiagnosisOfThePath(t *testing.T) {
 		check    func(t *testing.T, at wire.DiagnosedTarget)
 	}{
 		"all gets through": {func(bool, int) bool { return true }, true, func(t *testing.T, at wire.DiagnosedTarget) {
-			if largest(at) != 1400 || at.After.LastHandshake.IsZero() {
+			if largest(at) != 1400 || at.After.LastHandshake.IsZero() || at.PathMTU != 1400 || at.MTUState == "" {
 				t.Errorf("%+v", at)
 			}
 		}},

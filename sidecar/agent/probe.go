@@ -44,7 +44,7 @@ func (p *prober) count(t *wire.DiagnosedTarget, into *wire.PeerCounters) {
 	}
 	for _, s := range peers {
 		if s.PublicKey == t.PublicKey {
-			t.Endpoint = s.Endpoint
+			t.Endpoint, t.PathMTU, t.MTUState = s.Endpoint, s.PathMTU, s.MTUState
 			*into = wire.PeerCounters{LastHandshake: s.LastHandshake.UTC(), RxBytes: s.RxBytes, TxBytes: s.TxBytes}
 		}
 	}

@@ -86,8 +86,11 @@ type DiagnosedTarget struct {
 	// The peer before the packets of this diagnosis, and after them.
 	Before PeerCounters `json:"before,omitzero"`
 	After  PeerCounters `json:"after,omitzero"`
-	Echoes []Echo       `json:"echoes,omitempty"` // by size
-	Dial   *Dial        `json:"dial,omitempty"`   // nil: no port was dialled
+	// What the datapath knows of the way to the peer, as in DevicePeer; 0 and empty with one that does not find it out.
+	PathMTU  int               `json:"pathMTU,omitempty"`
+	MTUState datapath.MTUState `json:"mtuState,omitempty"`
+	Echoes   []Echo            `json:"echoes,omitempty"` // by size
+	Dial     *Dial             `json:"dial,omitempty"`   // nil: no port was dialled
 }
 
 // PeerCounters are what a device counts of a peer.
@@ -156,6 +159,10 @@ func (d *Destination) validate() error {
 		switch {
 		case !t.Address.IsValid() || t.Address.Zone() != "":
 			return fmt.Errorf("targets[%d].address: %q is not an address", i, t.Address)
+		case t.PathMTU < 0 || t.PathMTU > MaxMTU:
+			return fmt.Errorf("targets[%d].pathMTU: %d is not 0 to %d", i, t.PathMTU, MaxMTU)
+		case len(t.MTUState) > 16 || !printable(string(t.MTUState)):
+			return fmt.Errorf("targets[%d].mtuState: %.32q is not a name of at most 16 printable characters", i, string(t.MTUState))
 		case len(t.EndpointName) > maxSaid:
 			return fmt.Errorf("targets[%d].endpointName: more than %d bytes", i, maxSaid)
 		case t.Dial != nil && (len(t.Dial.Why) > maxSaid || len(t.Dial.Reason) > 64):
