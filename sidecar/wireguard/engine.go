@@ -69,6 +69,7 @@ type Engine struct {
 	index   index
 	letters chan *letter
 	loaded  atomic.Int64 // instant until which cookies are asked for
+	looks   atomic.Int64 // instant from which a packet of no session is looked at
 	senders senders
 	crowded atomic.Int64 // instant until which a socket counts as one that overflows
 	limiter func() *ratelimiter.Ratelimiter
@@ -136,7 +137,7 @@ func Open(o Options) (*Engine, error) {
 		self: o.PrivateKey.Public(), static: o.PrivateKey.ECDH(),
 		log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), mtu: o.MTU, deliver: o.Deliver, maySend: o.MaySend, follow: o.Follow,
 		began: time.Now(), checker: checker{keys: newMACKeys(o.PrivateKey.Public())}, paths: paths{follow: o.FollowMTU},
-		index: index{entries: make(map[uint32]entry)}, letters: make(chan *letter, 1024),
+		index: index{mark: newIndexMark(o.PrivateKey.ECDH().Bytes()), entries: make(map[uint32]entry)}, letters: make(chan *letter, 1024),
 		peers: make(map[key.Public]*peer), registry: make(delta.Registry),
 	}
 	e.limiter = sync.OnceValue(func() *ratelimiter.Ratelimiter {

@@ -42,6 +42,10 @@ func (p *peer) ask(now instant) []byte {
 		p.stopAsking() // it is the peer's to begin
 		return nil
 	}
+	return p.initiation(now)
+}
+
+func (p *peer) initiation(now instant) []byte {
 	a := &p.asking
 	if a.sent != 0 {
 		p.engine.index.drop(a.local)
@@ -184,7 +188,7 @@ func (p *peer) confirm(s *session, now instant) {
 // mostRest is how long a worker rests at most after a message, while a socket overflows.
 const mostRest = time.Millisecond
 
-// letter is a handshake message as it arrived.
+// letter is a handshake message as it arrived, or the beginning of a packet of no session.
 type letter struct {
 	text [initiationSize]byte
 	size int
@@ -238,6 +242,10 @@ func (e *Engine) handle(l *letter) error {
 	kind := messageType(msg)
 	if kind == typeCookie {
 		return e.handleCookie(msg)
+	}
+	if kind == typeTransport {
+		e.recall(msg, now, l.from)
+		return nil
 	}
 	if !e.checker.firstValid(msg) {
 		return errWrongMAC
@@ -320,10 +328,15 @@ func (e *Engine) underLoad(now instant) bool {
 	return instant(e.loaded.Load()) > now
 }
 
-// sendHandshake sends a message of a handshake, if there is one.
+// sendHandshake sends a message of a handshake, if there is one, to where the peer is.
 func (p *peer) sendHandshake(now instant, msg []byte) {
-	at := p.at.Load()
-	if msg == nil || at == nil {
+	if at := p.at.Load(); at != nil {
+		p.sendHandshakeTo(at, now, msg)
+	}
+}
+
+func (p *peer) sendHandshakeTo(at *endpoint, now instant, msg []byte) {
+	if msg == nil {
 		return
 	}
 	p.tx.Add(uint64(len(msg)))

@@ -1,9 +1,6 @@
 package wireguard
 
-import (
-	"math/rand/v2"
-	"sync"
-)
+import "sync"
 
 // entry is what one of our indices stands for: a session, or, without one, a handshake of the peer's.
 type entry struct {
@@ -13,16 +10,17 @@ type entry struct {
 
 // index knows what the indices mean that peers address us by.
 type index struct {
+	mark    indexMark
 	mu      sync.RWMutex
 	entries map[uint32]entry
 }
 
-// add gives the entry an index that nobody can guess.
+// add gives the entry an index that nobody can guess, and that tells us again whose it was.
 func (x *index) add(e entry) uint32 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for {
-		n := rand.Uint32()
+		n := x.mark.index(e.peer.tag)
 		if _, taken := x.entries[n]; !taken {
 			x.entries[n] = e
 			return n

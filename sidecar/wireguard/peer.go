@@ -28,6 +28,7 @@ type endpoint struct {
 type peer struct {
 	engine  *Engine
 	key     key.Public
+	tag     uint16                   // that our indices for it have
 	at      atomic.Pointer[endpoint] // nil: unknown
 	rx, tx  atomic.Uint64            // bytes on the wire
 	outside atomic.Bool              // of the two kinds of peers that a hub passes packets between
@@ -52,6 +53,7 @@ type peer struct {
 	heard     timestamp // of the last initiation: an older one is a replay
 	heardAt   instant
 	lastAsked instant
+	recalled  instant
 	staged    []*Batch
 	timer     *time.Timer
 	wake      atomic.Int64 // when the timer is set for; written under the lock
@@ -78,6 +80,7 @@ type asking struct {
 func newPeer(e *Engine, k key.Public) *peer {
 	p := &peer{engine: e, key: k, signer: signer{keys: newMACKeys(k)}}
 	p.static, _ = shared(e.static, k[:])
+	p.tag = e.index.mark.tag(k)
 	p.timer = time.AfterFunc(time.Hour, p.tick)
 	p.timer.Stop()
 	return p

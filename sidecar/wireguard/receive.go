@@ -81,6 +81,7 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 		s := r.engine.index.lookup(receiver).session
 		if s == nil || r.now.sub(s.created) >= rejectAfter {
 			r.engine.count.noSession.Add(1)
+			r.engine.stray(d, r.now, from)
 			r.crowd.strayed(len(d))
 			return
 		}
