@@ -181,3 +181,29 @@ func TestBenchRun(t *testing.T) {
 	serving.Wait()
 	l.stop(t)
 }
+
+// A door is at an address of a member's or a gateway's own: not in a range behind it, nor at an outside peer, nor at a port that has a name.
+func TestIsDoorOf(t *testing.T) {
+	member := datapath.Peer{AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.77.0.2/32"), netip.MustParsePrefix("fd00::2/128"), netip.MustParsePrefix("192.168.1.0/24")}}
+	gateway, outside := member, member
+	gateway.Outside, gateway.Gateway, outside.Outside = true, true, true
+	for name, test := range map[string]struct {
+		peer datapath.Peer
+		to   string
+		want bool
+	}{
+		"a member's address":        {member, "10.77.0.2:50000", true},
+		"its IPv6 address":          {member, "[fd00::2]:50000", true},
+		"a gateway's address":       {gateway, "10.77.0.2:50000", true},
+		"an outside peer's address": {outside, "10.77.0.2:50000", false},
+		"a host behind it":          {member, "192.168.1.7:50000", false},
+		"nobody's address":          {member, "10.77.0.3:50000", false},
+		"a port of an application":  {member, "10.77.0.2:8080", false},
+		"the least port of a door":  {member, "10.77.0.2:49152", true},
+		"the one below":             {member, "10.77.0.2:49151", false},
+	} {
+		if got := isDoorOf(&test.peer, netip.MustParseAddrPort(test.to)); got != test.want {
+			t.Errorf("%s: %t, want %t", name, got, test.want)
+		}
+	}
+}

@@ -23,13 +23,18 @@ type rush struct {
 	process float64 // packets that are decrypted in a millisecond
 	refuse  float64 // and that are refused meanwhile instead
 	idle    float64 // part of the milliseconds in which the reader does not run
+	strays  int     // packets in a millisecond that are no sender's
 
 	random      *rand.Rand
 	queue       []int
 	lost        uint32
 	due         []float64
 	sent, taken []int
+	refused     int
 }
+
+// nobody is the sender of a stray packet.
+const nobody = -1
 
 const rushQueue = 1000 // packets
 
@@ -48,6 +53,13 @@ func (r *rush) clear() { r.sent, r.taken = make([]int, len(r.rates)), make([]int
 
 // arrivals has every sender send for a millisecond, in turns.
 func (r *rush) arrivals() {
+	for range r.strays {
+		if len(r.queue) >= rushQueue {
+			r.lost++
+			continue
+		}
+		r.queue = append(r.queue, nobody)
+	}
 	for i := range r.rates {
 		r.due[i] += r.rates[i]
 	}
@@ -89,6 +101,11 @@ func (r *rush) run(d time.Duration) {
 			}
 			i := r.queue[0]
 			r.queue = r.queue[1:]
+			if i == nobody {
+				r.c.strayed(1400)
+				spent += 1 / r.process
+				continue
+			}
 			if !crowded {
 				r.taken[i]++
 				spent += 1 / r.process
@@ -96,6 +113,7 @@ func (r *rush) run(d time.Duration) {
 			}
 			s := r.c.share(r.peers[i], 0)
 			if r.c.refuses(s) {
+				r.refused++
 				spent += 1 / r.refuse
 				continue
 			}
@@ -107,6 +125,22 @@ func (r *rush) run(d time.Duration) {
 }
 
 func (r *rush) part(i int) float64 { return float64(r.taken[i]) / float64(r.sent[i]) }
+
+// Where a flood of packets that are nobody's fills the socket, no sender is refused for it: that would make room for more of the flood.
+func TestCrowdOfStrays(t *testing.T) {
+	r := newRush(t, 20, 20)
+	r.strays = 500
+	r.run(3 * time.Second)
+	if r.lost == 0 {
+		t.Fatal("the socket did not overflow: the test shows nothing")
+	}
+	if taken := r.taken[0] + r.taken[1]; r.refused > taken/100 {
+		t.Errorf("%d packets of senders were refused, %d taken", r.refused, taken)
+	}
+	if r.c.level > 0 {
+		t.Errorf("senders are held to %f", r.c.level)
+	}
+}
 
 // TestCrowdSpares: whatever floods, who sends less than an equal share loses next to nothing, equal floods get the same, and the reader
 // still works for them.
