@@ -53,13 +53,6 @@ func (r *rush) clear() { r.sent, r.taken = make([]int, len(r.rates)), make([]int
 
 // arrivals has every sender send for a millisecond, in turns.
 func (r *rush) arrivals() {
-	for range r.strays {
-		if len(r.queue) >= rushQueue {
-			r.lost++
-			continue
-		}
-		r.queue = append(r.queue, nobody)
-	}
 	for i := range r.rates {
 		r.due[i] += r.rates[i]
 	}
@@ -81,6 +74,13 @@ func (r *rush) arrivals() {
 				r.queue = append(r.queue, i)
 			}
 		}
+	}
+	for range r.strays {
+		if len(r.queue) >= rushQueue {
+			r.lost++
+			continue
+		}
+		r.queue = append(r.queue, nobody)
 	}
 }
 
