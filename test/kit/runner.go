@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 )
 
 // runners keep one "workload runner" for each container in which commands were executed: to execute each on its own costs a small
@@ -57,9 +58,14 @@ func (n *Namespace) runner(pod, container string) *runner {
 		all.of = map[string]*runner{}
 	}
 	all.of[key] = r
-	ctx := n.T.Context()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(n.T.Context()))
+	context.AfterFunc(n.T.Context(), func() {
+		_ = jobs.Close() // it ends by itself
+		time.AfterFunc(10*time.Second, cancel)
+	})
 	go func() {
 		defer close(r.ended)
+		defer cancel()
 		_ = n.stream(ctx, pod, container, []string{workloadPath, "runner"}, in, out, io.Discard)
 		_ = in.CloseWithError(errRunnerEnded)
 		_ = out.CloseWithError(errRunnerEnded)
