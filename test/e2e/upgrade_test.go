@@ -86,6 +86,9 @@ func (f *failover) flowing() {
 	})
 }
 
+// onlooking is the pace of traffic that is there to be whole: what a takeover costs is measured beside it, on the same CPUs.
+const onlooking = 100 * time.Millisecond
+
 // onlooker is a tunnel in use whose members are of more than one version.
 type onlooker struct {
 	t       *testing.T
@@ -115,8 +118,8 @@ func newOnlooker(t *testing.T, service string) *onlooker {
 // ask adds somebody who asks anew all the time, and a connection that stays, from pods that have to get this sidecar.
 func (o *onlooker) ask(name, image string) {
 	o.t.Helper()
-	o.clients = append(o.clients, o.n.StartRequests("client-"+name, steady, "http://web"))
-	o.pings = append(o.pings, o.n.StartPing("ping-"+name, "tcp", steady, "echo:7"))
+	o.clients = append(o.clients, o.n.StartRequests("client-"+name, onlooking, "http://web"))
+	o.pings = append(o.pings, o.n.StartPing("ping-"+name, "tcp", onlooking, "echo:7"))
 	o.has("client-"+name, image)
 	o.members = sidecars(o.n)
 }

@@ -6,17 +6,22 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 )
 
 // Traffic is an application that keeps asking. It runs as its pod's own process, so that nothing of it goes through the API server;
 // what it saw is read from its log.
 type Traffic struct {
-	n   *Namespace
-	pod string
+	n    *Namespace
+	pod  string
+	seen Requests
 }
 
 // Requests is what "workload get" saw: every request is a new connection, retried by nobody.
@@ -45,32 +50,38 @@ func (n *Namespace) startTraffic(pod string, args []string, change []func(*corev
 	}
 	n.Create(p)
 	n.WaitReady(pod)
-	return &Traffic{n: n, pod: pod}
+	return &Traffic{n: n, pod: pod, seen: Requests{Hosts: map[string]int{}}}
 }
 
 // Pod is the pod's name.
 func (tr *Traffic) Pod() string { return tr.pod }
 
-// Seen is what was asked and answered until now.
+// Seen is what was asked and answered until now. What was read before is not read again: a log of minutes is of megabytes.
 func (tr *Traffic) Seen() (Requests, error) {
-	s := Requests{Hosts: map[string]int{}}
-	text, err := tr.n.Logs(tr.n.T.Context(), tr.pod, corev1.PodLogOptions{Container: AppContainer, Timestamps: true})
-	if err != nil {
-		return s, err
+	o := corev1.PodLogOptions{Container: AppContainer, Timestamps: true}
+	if s := &tr.seen; !s.last.IsZero() {
+		o.SinceTime = ptr.To(metav1.NewTime(s.last)) // in whole seconds
 	}
-	r := bufio.NewReader(strings.NewReader(text))
-	for {
-		line, err := r.ReadString('\n')
-		if err != nil {
-			return s, nil // what does not end with a newline is not complete yet
+	text, err := tr.n.Logs(tr.n.T.Context(), tr.pod, o)
+	for err == nil {
+		line, rest, whole := strings.Cut(text, "\n")
+		if !whole {
+			break
 		}
-		s.note(line)
+		tr.seen.note(line)
+		text = rest
 	}
+	s := tr.seen
+	s.Failed, s.Hosts = slices.Clone(s.Failed), maps.Clone(s.Hosts)
+	return s, err
 }
 
 func (s *Requests) note(line string) {
 	at, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 	if now, err := time.Parse(time.RFC3339Nano, at); err == nil {
+		if !now.After(s.last) {
+			return // it was noted before
+		}
 		if !s.last.IsZero() {
 			s.MaxGap = max(s.MaxGap, now.Sub(s.last))
 		}
