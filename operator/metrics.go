@@ -3,18 +3,16 @@ package operator
 import (
 	"fmt"
 	"runtime"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tenantwire/tenantwire/tenant/controller"
-	"github.com/tenantwire/tenantwire/webhook"
 )
 
 // registerMetrics publishes what is read when it is scraped. docs/metrics.md lists every metric.
-func registerMetrics(r prometheus.Registerer, cache client.Reader, leads <-chan struct{}, expires func() time.Time, version string) error {
-	for _, c := range []prometheus.Collector{controller.NewCollector(cache, leads), webhook.ExpiryCollector(expires), buildInfo(version)} {
+func registerMetrics(r prometheus.Registerer, cache client.Reader, leads <-chan struct{}, certs prometheus.Collector, version string) error {
+	for _, c := range []prometheus.Collector{controller.NewCollector(cache, leads), certs, buildInfo(version)} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}

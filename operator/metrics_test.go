@@ -13,6 +13,7 @@ import (
 	"github.com/tenantwire/tenantwire/manifests/catalogue"
 	"github.com/tenantwire/tenantwire/tenant/coordinator"
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
+	"github.com/tenantwire/tenantwire/webhook"
 )
 
 // TestMetricsAreInTheCatalogue: the operator exports what docs/metrics.md says, with these labels, and nothing else of ours.
@@ -25,7 +26,7 @@ func TestMetricsAreInTheCatalogue(t *testing.T) {
 	leads := make(chan struct{})
 	close(leads)
 	reg := prometheus.NewRegistry()
-	if err := registerMetrics(reg, fake.NewClientBuilder().WithScheme(scheme).WithObjects(tunnel).Build(), leads, time.Now, "v1.2.3"); err != nil {
+	if err := registerMetrics(reg, fake.NewClientBuilder().WithScheme(scheme).WithObjects(tunnel).Build(), leads, webhook.CertificateCollector(time.Now, time.Now), "v1.2.3"); err != nil {
 		t.Fatal(err)
 	}
 	if err := coordinator.NewMetrics().Register(reg); err != nil {

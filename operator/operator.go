@@ -95,7 +95,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	if err := certs.AddToManager(mgr); err != nil {
 		return err
 	}
-	if err := registerMetrics(metrics.Registry, mgr.GetClient(), mgr.Elected(), certs.Expires, o.Version); err != nil {
+	if err := registerMetrics(metrics.Registry, mgr.GetClient(), mgr.Elected(), webhook.CertificateCollector(certs.Expires, certs.Renews), o.Version); err != nil {
 		return err
 	}
 	if err := webhook.Setup(mgr, webhook.Options{Injector: o.injector(), Traces: traces}); err != nil {

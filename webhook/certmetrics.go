@@ -6,22 +6,33 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-var descExpiry = prometheus.NewDesc("tenantwire_certificate_expiry_timestamp_seconds",
-	"Unix time at which the serving certificate of this replica expires.", nil, nil)
+var (
+	descExpiry = prometheus.NewDesc("tenantwire_certificate_expiry_timestamp_seconds",
+		"Unix time at which the serving certificate of this replica expires.", nil, nil)
+	descRenewal = prometheus.NewDesc("tenantwire_certificate_renewal_timestamp_seconds",
+		"Unix time from which the operator makes the serving certificate of this replica anew, before it expires.", nil, nil)
+)
 
-// expiry says when a certificate expires at the moment of the scrape.
-type expiry func() time.Time
+// certificateTimes tells of a certificate at the moment of the scrape.
+type certificateTimes struct{ expires, renews func() time.Time }
 
-// ExpiryCollector is the metric of Certificates.Expires; there is none while there is no certificate.
-func ExpiryCollector(expires func() time.Time) prometheus.Collector { return expiry(expires) }
+// CertificateCollector is the metrics of Certificates.Expires and Renews; there is none of what is zero.
+func CertificateCollector(expires, renews func() time.Time) prometheus.Collector {
+	return certificateTimes{expires, renews}
+}
 
-// Describe declares the metric.
-func (e expiry) Describe(ch chan<- *prometheus.Desc) { ch <- descExpiry }
+// Describe declares the metrics.
+func (certificateTimes) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descExpiry
+	ch <- descRenewal
+}
 
 // Collect asks.
-func (e expiry) Collect(ch chan<- prometheus.Metric) {
-	if until := e(); !until.IsZero() {
-		ch <- prometheus.MustNewConstMetric(descExpiry, prometheus.GaugeValue, float64(until.Unix()))
+func (c certificateTimes) Collect(ch chan<- prometheus.Metric) {
+	for desc, at := range map[*prometheus.Desc]time.Time{descExpiry: c.expires(), descRenewal: c.renews()} {
+		if !at.IsZero() {
+			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(at.Unix()))
+		}
 	}
 }
 
@@ -33,4 +44,13 @@ func (c *Certificates) Expires() time.Time {
 		return time.Time{}
 	}
 	return c.cert.Leaf.NotAfter
+}
+
+// Renews is when the leader is to make another; zero: that is not ours to do, or there is none yet.
+func (c *Certificates) Renews() time.Time {
+	at := c.Expires()
+	if at.IsZero() || c.options.Source != CertRotated {
+		return time.Time{}
+	}
+	return at.Add(-renewAhead)
 }

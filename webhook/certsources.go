@@ -99,6 +99,9 @@ func (c *Certificates) readFiles(seen *[3]string) error {
 	return nil
 }
 
+// renewAhead is how long before it expires a certificate is made anew, which is looked at every twelve hours.
+const renewAhead = 90 * 24 * time.Hour
+
 // addRotator has the leader make and renew the certificate, and keep the CA in the webhook configuration. One replica writes: two
 // would each make a CA on the first start, and one of them throw its own away again.
 func (c *Certificates) addRotator(mgr manager.Manager) error {
@@ -115,6 +118,7 @@ func (c *Certificates) addRotator(mgr manager.Manager) error {
 		FieldOwner:            "tenantwire-certificates",
 		RequireLeaderElection: true,
 		ControllerName:        c.options.rotatorName,
+		LookaheadInterval:     renewAhead,
 	})
 }
 

@@ -51,10 +51,10 @@ func TestAlertsOfTheOperator(t *testing.T) { // alone: others need an operator
 	replaceServingCert(t, system)
 	// The replica that was ended refuses until its Service forgets it.
 	kit.Eventually(t, kit.Deadline, "a pod admitted", func() error { return n.TryCreate(kit.Pod("late")) })
-	fires(t, p, theirs, "TenantWireCertificateExpiring", "TenantWireCoordinatorFailing", "TenantWireNoLeader")
+	fires(t, p, theirs, "TenantWireCertificateExpiring", "TenantWireCoordinatorFailing", "TenantWireNoLeader", "TenantWireRotationStuck")
 	release()
 	n.WaitReady("late")
-	fires(t, p, `alertname=~"TenantWireCertificateExpiring|TenantWireNoLeader"`)
+	fires(t, p, `alertname=~"TenantWireCertificateExpiring|TenantWireRotationStuck|TenantWireNoLeader"`)
 
 	kit.Change(system, kit.OperatorName, &appsv1.Deployment{}, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](0) })
 	err := cluster.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(kit.SystemNamespace),

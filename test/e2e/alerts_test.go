@@ -24,7 +24,7 @@ import (
 )
 
 // Alerts of which TestAlertsOfTheOperator plants the cause, as others would suffer from it.
-var operatorAlerts = []string{"TenantWireCertificateExpiring", "TenantWireOperatorDown", "TenantWireNoLeader", "TenantWireCoordinatorFailing"}
+var operatorAlerts = []string{"TenantWireCertificateExpiring", "TenantWireRotationStuck", "TenantWireOperatorDown", "TenantWireNoLeader", "TenantWireCoordinatorFailing"}
 
 // Alerts whose cause cannot be planted in a cluster, and why. test/install has them fire over planted series.
 var notPlanted = map[string]string{
