@@ -53,6 +53,7 @@ func TestGatewayTUN(t *testing.T) {
 	asker := n.StartRequests("asker", 20*time.Millisecond, "http://laptop.internal:8080")
 	asker.WaitMore(20)
 	began := time.Now()
+	quiet := g.asksAllTheTime(memberIPv4(n.Member("web")), "8082")
 	n.Remove(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: first}}, &client.DeleteOptions{GracePeriodSeconds: ptr.To[int64](10)})
 	next, _ := activeGateway(n, first)
 	asker.WaitMore(20)
@@ -62,8 +63,40 @@ func TestGatewayTUN(t *testing.T) {
 	}
 	t.Logf("%s was told to end: %s active and answers there after %s; %d requests failed so far, at most %s between two",
 		first, next, time.Since(began).Round(100*time.Millisecond), len(seen.Failed), seen.MaxGap.Round(time.Millisecond))
+	silent := quiet()
+	t.Logf("the laptop, which asks a member meanwhile, is without an answer for %s at most", silent)
+	if silent > findsOut {
+		t.Errorf("the laptop was not called back: it had to find out by itself")
+	}
 	g.isOnTUN(next)
 	g.works()
+}
+
+// findsOut is after how long without an answer WireGuard begins another handshake by itself.
+const findsOut = 15 * time.Second
+
+// asksAllTheTime has the laptop ask until the result is called, which is the longest time without an answer. The way to a laptop behind a
+// node's port is open once it has sent something: it is called back then, whoever is active.
+func (g *gatewayOnTUN) asksAllTheTime(host, port string) func() time.Duration {
+	stop, done := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		last, longest := time.Now(), time.Duration(0)
+		for {
+			r := g.laptop.Run("workload", "get", "-timeout", "500ms", "http://"+net.JoinHostPort(host, port))
+			now := time.Now()
+			longest = max(longest, now.Sub(last))
+			if r.Code == 0 {
+				last = now
+			}
+			select {
+			case <-stop:
+				done <- longest.Round(100 * time.Millisecond)
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}()
+	return func() time.Duration { close(stop); return <-done }
 }
 
 // gatewayOnTUN is what the test asks again after a takeover.
