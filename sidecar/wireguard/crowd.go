@@ -27,6 +27,7 @@ const (
 	firstLook  = 5                // rounds that are counted before there is a level
 	packetWork = 512              // bytes whose work is that of a packet, whatever its size
 	smoothing  = 8                // rounds that a sender's rate is taken over
+	forgets    = 1.0 / 512        // in a round, of the most that was carried
 )
 
 // How full a socket may be: above the first it overflows, or did while nobody looked; above the second it will, unless less comes.
@@ -44,6 +45,16 @@ const (
 	mostFall  = 1.0 / 2
 	rise      = 1.0 / 64
 	lowest    = 1.0 / 32 // of the highest rate
+	recovery  = 1.0 / 8  // the rise while less is carried than can be
+)
+
+// Who slows down for what gets lost is to be left to it. TCP streams that fill the socket lose little of what they send, and refusals of
+// ten milliseconds at a time, sooner than they can hear of them, made of ten that had 2,000 Mbit/s together some 100. So a level falls only
+// while a part is lost or refused that honest senders do not cause, and rises fast where less than half of what could be is carried, unless so
+// much is refused that somebody does not care.
+const (
+	tolerable = 1.0 / 16
+	careless  = 1.0 / 2
 )
 
 // What the system refuses.
@@ -68,6 +79,12 @@ type crowd struct {
 	most     float64 // the highest rate in the last round, and so far in this
 	peak     float64
 	stray    float64 // work in this round that is no sender's
+	offered  float64 // packets in this round, with those that were lost or refused
+	taken    float64 // and those that were neither
+	excess   float64 // the part that was, smoothed
+	carried  float64 // work in this round that was not refused
+	through  float64 // the same by the round, smoothed
+	best     float64 // the most of it in the last seconds
 
 	heavy  []*peer // since the sieve was last set, of which some is refused
 	sieved []*peer // those that the sieve is for
@@ -96,8 +113,12 @@ func (c *crowd) arrive(now instant, lost uint32, fill func() float64) bool {
 	if lost != c.lost && len(c.sieved) == 0 && c.roundAt(now) > c.set+1 && fill() > ratherFull {
 		if !c.crowded(now) {
 			c.round, c.looked, c.level, c.fall, c.most, c.peak, c.stray = c.roundAt(now), 0, 0, leastFall, 0, 0, 0
+			c.offered, c.taken, c.carried, c.excess, c.through, c.best = 0, 0, 0, 0, 0, 0
 		}
 		c.overflow(now)
+	}
+	if len(c.sieved) == 0 {
+		c.offered += float64(lost - c.lost)
 	}
 	c.lost = lost
 	return c.crowded(now)
@@ -132,13 +153,17 @@ func (c *crowd) next(round int64) {
 	passed := min(float64(round-c.round), float64(crowdedFor/roundTime))
 	c.round, c.most, c.peak = round, max(c.peak, c.most*(1-1.0/smoothing)), 0
 	c.looked++
+	c.measure()
 	if c.fill > wellFilled && c.fill >= c.filledAs { // and who has begun to catch up needs time
 		c.over = true
 	}
 	c.filledAs, c.fill = c.fill, 0
 	switch {
 	case c.looked < firstLook || c.most == 0:
-	case c.over && c.stray <= c.most: // else it is nobody's work that fills it: to refuse senders would not help
+	case c.level > 0 && c.through < c.best/2 && c.excess < careless:
+		c.ease(recovery, passed)
+		c.fall = leastFall
+	case c.over && c.stray <= c.most && c.excess > tolerable: // else it is nobody's work that fills it: to refuse senders would not help
 		if c.level == 0 || c.level > c.most {
 			c.level = c.most
 		}
@@ -146,14 +171,29 @@ func (c *crowd) next(round int64) {
 		c.fall = min(4*c.fall, mostFall)
 	default:
 		c.fall = max(c.fall/2, leastFall)
-		if c.level *= math.Pow(1+rise, passed); c.level > 2*c.most {
-			c.level = 0
-		}
+		c.ease(rise, passed)
 	}
 	if c.level > 0 {
 		c.level = max(c.level, c.most*lowest)
 	}
 	c.over, c.stray = false, 0
+}
+
+// ease raises the level, and forgets it where nobody reaches it.
+func (c *crowd) ease(by, rounds float64) {
+	if c.level *= math.Pow(1+by, rounds); c.level > 2*c.most {
+		c.level = 0
+	}
+}
+
+// measure sums up the round that is over.
+func (c *crowd) measure() {
+	if c.offered > 0 {
+		c.excess += (1 - c.taken/c.offered - c.excess) / smoothing
+	}
+	c.through += (c.carried - c.through) / smoothing
+	c.best = max(c.through, c.best*(1-forgets))
+	c.offered, c.taken, c.carried = 0, 0, 0
 }
 
 // strayed takes note of a packet that is nobody's: of no session, forged or malformed.
@@ -183,7 +223,11 @@ func (c *crowd) settle(s *share) {
 // charge takes a packet that was not refused and that authenticated: who forges a peer's index takes nothing of its share. It stands for
 // those that were refused beside it.
 func (c *crowd) charge(s *share, bytes int) {
-	s.work += float64(bytes+packetWork) / (1 - s.here) / (1 - s.sieved)
+	c.carried += float64(bytes + packetWork)
+	stands := 1 / (1 - s.here) / (1 - s.sieved)
+	s.work += float64(bytes+packetWork) * stands
+	c.taken++
+	c.offered += stands
 }
 
 // share is a peer's.
