@@ -70,7 +70,13 @@ var clusterPlants = []struct {
 	{"PodNotInjected", func(w *ward) func() {
 		back := change(w, "", w.namespace, &corev1.Namespace{}, false, func(n *corev1.Namespace) { delete(n.Labels, v1alpha1.LabelInject) })
 		p := w.pod("old")
-		w.create(p)
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) { // until the API server has seen the label go
+			err := cluster.admin.Create(w.Context(), p)
+			if err == nil || time.Now().After(end) {
+				must(w.T, err)
+				break
+			}
+		}
 		back()
 		return func() { w.deletes(p) }
 	}},

@@ -259,16 +259,20 @@ func TestCrowdAtRandom(t *testing.T) {
 	}
 }
 
+// full is a socket without room.
+func full() float64 { return 1 }
+
 // TestOverShare: a peer above the level is refused before decryption, and what is forged counts for nobody.
 func TestOverShare(t *testing.T) {
 	h := limited(t, datapath.Limits{})
 	defer h.ofA.remove()
 	defer h.ofB.remove()
-	r := &receiver{engine: h.b}
+	r, lost := &receiver{engine: h.b}, uint32(0)
 	round := func(messages ...[]byte) {
 		h.b.began = h.b.began.Add(-roundTime) // so long ago did it begin
 		now := h.b.now()
-		r.crowd.overflow(now)
+		lost += 8
+		r.crowd.arrive(now, lost, full)
 		r.crowd.begin(now)
 		for _, m := range messages {
 			r.take(&message{data: m, from: outside})
@@ -306,9 +310,9 @@ func TestSourcesShare(t *testing.T) {
 		c = crowd{}
 	}
 	now, refused := instant(1), map[netip.Addr]int{}
-	for range 300 {
+	for i := range uint32(300) {
 		now = now.add(roundTime)
-		c.overflow(now)
+		c.arrive(now, 100*i, full)
 		c.begin(now)
 		for a, n := range map[netip.Addr]int{quiet: 1, loud: 100} {
 			for range n {
