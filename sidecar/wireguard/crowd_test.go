@@ -259,6 +259,38 @@ func TestCrowdAtRandom(t *testing.T) {
 	}
 }
 
+// Senders that slow down when something of theirs is lost, and send more again when nothing is, use most of what can be read: refusals must
+// not come faster than they can hear of them.
+func TestCrowdOfTheHonest(t *testing.T) {
+	rates := make([]float64, 10)
+	for i := range rates {
+		rates[i] = 20
+	}
+	r := newRush(t, rates...)
+	r.idle = 0.3
+	const span, spans, begin = 20 * time.Millisecond, 400, 100
+	whole := 0
+	for n := range spans {
+		r.clear()
+		before := len(r.queue)
+		r.run(span)
+		for i := range rates {
+			if lost := r.sent[i] - r.taken[i] - (len(r.queue)-before)/len(rates); lost > 2 {
+				r.rates[i] *= 0.7
+			} else {
+				r.rates[i] += 0.3
+			}
+			if n >= begin {
+				whole += r.taken[i]
+			}
+		}
+	}
+	could := r.process * (1 - r.idle) * float64((spans-begin)*int(span/time.Millisecond))
+	if float64(whole) < 0.85*could {
+		t.Errorf("%d packets were read, of %.0f that could be", whole, could)
+	}
+}
+
 // full is a socket without room.
 func full() float64 { return 1 }
 
