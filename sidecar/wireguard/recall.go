@@ -20,7 +20,9 @@ const (
 	// recallAgain is how long after a recall the same peer is recalled again at the soonest: whoever repeats a peer's packets from elsewhere
 	// makes us send as many messages of 148 bytes.
 	recallAgain = time.Second
-	// lookAgain is that of any two.
+	// answerTime is what an initiation that has been sent, as to greet the peer, is given to be answered: two would make two sessions.
+	answerTime = time.Second / 2
+	// lookAgain is that of any two looks.
 	lookAgain = 2 * time.Millisecond
 )
 
@@ -94,8 +96,8 @@ func (e *Engine) recall(msg []byte, now instant, from *endpoint) {
 func (p *peer) recall(now instant) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.gone || p.static == nil || p.current.Load().usable(now) || p.next.Load().usable(now) ||
-		p.recalled != 0 && now.sub(p.recalled) < recallAgain {
+	asked := p.asking.sent != 0 && now.sub(p.asking.sent) < answerTime || p.recalled != 0 && now.sub(p.recalled) < recallAgain
+	if asked || p.gone || p.static == nil || p.current.Load().usable(now) || p.next.Load().usable(now) {
 		return nil
 	}
 	p.recalled = now
