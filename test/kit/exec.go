@@ -38,10 +38,12 @@ const workloadPath = "/workload"
 func (n *Namespace) Run(pod, container string, args ...string) (Result, error) {
 	ctx, cancel := context.WithTimeout(n.T.Context(), execDeadline)
 	defer cancel()
-	if r, err := n.runner(pod, container).run(ctx, args); err == nil || ctx.Err() != nil {
+	r, err := n.runner(pod, container).run(ctx, args)
+	if err == nil || ctx.Err() != nil {
 		return r, err
 	}
-	return n.once(ctx, pod, container, append([]string{workloadPath}, args...)) // the container is another, or goes
+	n.T.Logf("%v in %s/%s/%s, once more on its own, as the container is another or goes: %v", args, n.Name, pod, container, err)
+	return n.once(ctx, pod, container, append([]string{workloadPath}, args...))
 }
 
 // once executes a command on its own.
