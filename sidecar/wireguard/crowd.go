@@ -79,12 +79,7 @@ type crowd struct {
 	most     float64 // the highest rate in the last round, and so far in this
 	peak     float64
 	stray    float64 // work in this round that is no sender's
-	offered  float64 // packets in this round, with those that were lost or refused
-	taken    float64 // and those that were neither
-	excess   float64 // the part that was, smoothed
-	carried  float64 // work in this round that was not refused
-	through  float64 // the same by the round, smoothed
-	best     float64 // the most of it in the last seconds
+	flow     flow
 
 	heavy  []*peer // since the sieve was last set, of which some is refused
 	sieved []*peer // those that the sieve is for
@@ -93,6 +88,16 @@ type crowd struct {
 
 	seed    maphash.Seed
 	sources *[256]share // by a hash that nobody else knows; nil: none yet
+}
+
+// flow is what comes of what all senders send.
+type flow struct {
+	offered float64 // packets in this round, with those that were lost or refused
+	taken   float64 // and those that were neither
+	excess  float64 // the part that was, smoothed
+	carried float64 // work in this round that was not refused
+	through float64 // the same by the round, smoothed
+	best    float64 // the most of it in the last seconds
 }
 
 // share is what a sender has of a reader.
@@ -113,12 +118,12 @@ func (c *crowd) arrive(now instant, lost uint32, fill func() float64) bool {
 	if lost != c.lost && len(c.sieved) == 0 && c.roundAt(now) > c.set+1 && fill() > ratherFull {
 		if !c.crowded(now) {
 			c.round, c.looked, c.level, c.fall, c.most, c.peak, c.stray = c.roundAt(now), 0, 0, leastFall, 0, 0, 0
-			c.offered, c.taken, c.carried, c.excess, c.through, c.best = 0, 0, 0, 0, 0, 0
+			c.flow = flow{}
 		}
 		c.overflow(now)
 	}
 	if len(c.sieved) == 0 {
-		c.offered += float64(lost - c.lost)
+		c.flow.offered += float64(lost - c.lost)
 	}
 	c.lost = lost
 	return c.crowded(now)
@@ -153,17 +158,17 @@ func (c *crowd) next(round int64) {
 	passed := min(float64(round-c.round), float64(crowdedFor/roundTime))
 	c.round, c.most, c.peak = round, max(c.peak, c.most*(1-1.0/smoothing)), 0
 	c.looked++
-	c.measure()
+	c.flow.measure()
 	if c.fill > wellFilled && c.fill >= c.filledAs { // and who has begun to catch up needs time
 		c.over = true
 	}
 	c.filledAs, c.fill = c.fill, 0
 	switch {
 	case c.looked < firstLook || c.most == 0:
-	case c.level > 0 && c.through < c.best/2 && c.excess < careless:
+	case c.level > 0 && c.flow.through < c.flow.best/2 && c.flow.excess < careless:
 		c.ease(recovery, passed)
 		c.fall = leastFall
-	case c.over && c.stray <= c.most && c.excess > tolerable: // else it is nobody's work that fills it: to refuse senders would not help
+	case c.over && c.stray <= c.most && c.flow.excess > tolerable: // of more strays it would be nobody's work: to refuse senders would not help
 		if c.level == 0 || c.level > c.most {
 			c.level = c.most
 		}
@@ -187,13 +192,13 @@ func (c *crowd) ease(by, rounds float64) {
 }
 
 // measure sums up the round that is over.
-func (c *crowd) measure() {
-	if c.offered > 0 {
-		c.excess += (1 - c.taken/c.offered - c.excess) / smoothing
+func (f *flow) measure() {
+	if f.offered > 0 {
+		f.excess += (1 - f.taken/f.offered - f.excess) / smoothing
 	}
-	c.through += (c.carried - c.through) / smoothing
-	c.best = max(c.through, c.best*(1-forgets))
-	c.offered, c.taken, c.carried = 0, 0, 0
+	f.through += (f.carried - f.through) / smoothing
+	f.best = max(f.through, f.best*(1-forgets))
+	f.offered, f.taken, f.carried = 0, 0, 0
 }
 
 // strayed takes note of a packet that is nobody's: of no session, forged or malformed.
@@ -223,11 +228,11 @@ func (c *crowd) settle(s *share) {
 // charge takes a packet that was not refused and that authenticated: who forges a peer's index takes nothing of its share. It stands for
 // those that were refused beside it.
 func (c *crowd) charge(s *share, bytes int) {
-	c.carried += float64(bytes + packetWork)
+	c.flow.carried += float64(bytes + packetWork)
 	stands := 1 / (1 - s.here) / (1 - s.sieved)
 	s.work += float64(bytes+packetWork) * stands
-	c.taken++
-	c.offered += stands
+	c.flow.taken++
+	c.flow.offered += stands
 }
 
 // share is a peer's.
