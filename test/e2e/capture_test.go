@@ -11,6 +11,9 @@ import (
 	"sync"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"github.com/tenantwire/tenantwire/cli"
 	"github.com/tenantwire/tenantwire/sidecar/capture"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
@@ -62,7 +65,11 @@ func TestCapture(t *testing.T) {
 	n := cluster.Namespace(t)
 	n.Tunnel("main", kit.Exposing("web"), withIPv4("10.77.0.0/24"), func(s *v1alpha1.TenantTunnelSpec) { s.Gateway = &v1alpha1.Gateway{Replicas: 1} })
 	server := web(n, 1)[0]
-	n.Create(kit.Pod("client", "serve", "http=:8081"))
+	// One end of each measurement has half a thread: as fast as it goes, a measurement takes the CPUs from the API server, and every gateway
+	// of the tests beside this one loses its Lease.
+	client := kit.Pod("client", "serve", "http=:8081")
+	client.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m")}}
+	n.Create(client)
 	n.WaitReady("client")
 	n.Ask("client", "http://web")
 	gateway, _ := activeGateway(n, "")
