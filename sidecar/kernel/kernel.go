@@ -10,6 +10,7 @@ package kernel
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -52,6 +53,8 @@ type Device struct {
 	port uint16
 	wg   *wgctrl.Client
 	nl   *netlink.Handle
+	// paths is nil where the process may ask for no echoes.
+	paths *paths
 
 	mu     sync.Mutex // one configuration change at a time
 	peers  delta.Registry
@@ -90,7 +93,13 @@ func (d *Device) SetInterface(i datapath.Interface) error {
 	if i.Hub {
 		return fmt.Errorf("set interface: %w", errNoHub)
 	}
-	return d.Link.SetInterface(i)
+	if err := d.Link.SetInterface(i); err != nil {
+		return err
+	}
+	if d.paths != nil {
+		d.paths.setInterface(i)
+	}
+	return nil
 }
 
 func (d *Device) open(o Options) (err error) {
@@ -132,6 +141,12 @@ func (d *Device) open(o Options) (err error) {
 		return fmt.Errorf("read %s: %w", d.name, err)
 	}
 	d.port = uint16(state.ListenPort)
+	log := cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	if d.paths, err = newPaths(d.Link, func() (*wgtypes.Device, error) { return d.wg.Device(d.name) }, log); err != nil {
+		log.Warn("the MTU of paths is not found out: this process may not ask for echoes (net.ipv4.ping_group_range)", "error", err.Error())
+		return nil
+	}
+	d.paths.setInterface(o.Interface)
 	return nil
 }
 
@@ -194,7 +209,9 @@ func remove(nl *netlink.Handle, name string) error {
 func (d *Device) Kind() datapath.Kind { return datapath.Kernel }
 
 // Capabilities are a kernel's: it completes handshakes by itself.
-func (d *Device) Capabilities() datapath.Capabilities { return datapath.Capabilities{} }
+func (d *Device) Capabilities() datapath.Capabilities {
+	return datapath.Capabilities{PathMTU: d.paths != nil}
+}
 
 // ListenPort is the outer UDP port in use.
 func (d *Device) ListenPort() uint16 { return d.port }
@@ -227,6 +244,9 @@ func (d *Device) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error 
 		return fmt.Errorf("update peers: %w", errors.Join(err, d.apply(d.peers.Restore(change.Changes))))
 	}
 	d.peers = next
+	if d.paths != nil {
+		d.paths.setPeers(next)
+	}
 	return nil
 }
 
@@ -283,7 +303,11 @@ func (d *Device) Peers() ([]datapath.PeerStats, error) {
 	}
 	out := make([]datapath.PeerStats, 0, len(state.Peers))
 	for _, p := range state.Peers {
-		out = append(out, peerStats(p))
+		stats := peerStats(p)
+		if d.paths != nil {
+			stats.PathMTU, stats.MTUState = d.paths.stats(stats.PublicKey)
+		}
+		out = append(out, stats)
 	}
 	slices.SortFunc(out, func(a, b datapath.PeerStats) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })
 	return out, nil
@@ -315,6 +339,9 @@ func (d *Device) Close() error {
 		return nil
 	}
 	d.closed = true
+	if d.paths != nil {
+		d.paths.close()
+	}
 	var errs []error
 	if d.Link != nil {
 		errs = append(errs, d.Link.Close())

@@ -53,33 +53,44 @@ func (l *Link) Echo(ctx context.Context, to netip.Addr, size int) error {
 	return err
 }
 
-// dialEcho makes a connected socket for echo requests, held to the interface, that never sends fragments.
+// dialEcho makes a socket for echo requests to one address.
 func (l *Link) dialEcho(to netip.Addr) (net.Conn, error) {
 	const discard = 9 // no port is sent; sourceFor wants one
 	from, err := l.sourceFor(netip.AddrPortFrom(to, discard))
 	if err != nil {
 		return nil, err
 	}
-	family, protocol, level, option, never := unix.AF_INET, unix.IPPROTO_ICMP, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
-	if to.Is6() {
-		family, protocol, level, option, never = unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.SOL_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	fd, err := l.newEchoSocket(to.Is4())
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "echo")
 	defer f.Close() // FileConn has its own
-	if err := unix.BindToDevice(fd, l.name); err != nil {
-		return nil, os.NewSyscallError("bind to interface "+l.name, err)
-	}
-	if err := unix.SetsockoptInt(fd, level, option, never); err != nil {
-		return nil, os.NewSyscallError("setsockopt", err)
-	}
 	if err := errors.Join(unix.Bind(fd, sockaddr(from)), unix.Connect(fd, sockaddr(to))); err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}
 	return net.FileConn(f)
+}
+
+// newEchoSocket makes a socket for echo requests, held to the interface, that never sends fragments.
+func (l *Link) newEchoSocket(four bool) (fd int, err error) {
+	family, protocol, level, option, never := unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.SOL_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
+	if four {
+		family, protocol, level, option, never = unix.AF_INET, unix.IPPROTO_ICMP, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
+	}
+	if fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol); err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err = unix.BindToDevice(fd, l.name); err != nil {
+		err = os.NewSyscallError("bind to interface "+l.name, err)
+	} else if err = unix.SetsockoptInt(fd, level, option, never); err != nil {
+		err = os.NewSyscallError("setsockopt", err)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 func sockaddr(a netip.Addr) unix.Sockaddr {

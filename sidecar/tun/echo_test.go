@@ -52,12 +52,16 @@ func TestEcho(t *testing.T) {
 			defer cancel()
 			return raw[1].Echo(ctx, to, size)
 		}
+		let := func(groups string) {
+			if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(groups), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		let("1 0")
 		if err := echo(own[2][0].Addr(), 100); !errors.Is(err, os.ErrPermission) {
 			t.Errorf("where nobody may: %v", err)
 		}
-		if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		let("0 2147483647")
 		for _, to := range own[2] {
 			for _, size := range []int{100, 1280, 1420} {
 				if err := echo(to.Addr(), size); err != nil {

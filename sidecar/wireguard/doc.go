@@ -28,7 +28,7 @@
 // The handshake is Noise IKpsk2 as WireGuard has it (noise.go), with cookies under load (cookie.go). What a peer has to do as
 // time passes is decided purely (clock.go) and done by one timer for each peer.
 //
-// How long the packets to a peer may be is found out by probes inside the tunnel (search.go decides, probe.go and echo.go do it), and what
+// How long the packets to a peer may be is found out by probes inside the tunnel (package pathmtu decides, probe.go and echo.go do it), and what
 // leaves is held to it.
 //
 // # Ownership and locks

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/pathmtu"
 )
 
 func isICMP(b []byte) bool {
@@ -29,12 +31,9 @@ func writeEcho(b []byte, from, to netip.Addr, id, number uint16, token uint64) {
 	binary.BigEndian.PutUint16(icmp[4:], id)
 	binary.BigEndian.PutUint16(icmp[6:], number)
 	binary.BigEndian.PutUint64(icmp[8:], token)
-	copy(icmp[16:], probeMark)
+	copy(icmp[16:], pathmtu.Mark)
 	sealICMP(b, from, to)
 }
-
-// probeMark is in probes, and in nobody's pings.
-const probeMark = "tenantwire path\n"
 
 // Answers to probes cost system calls each, while nobody else sends and the reader waits. So there are at most 50 a second to one peer,
 // and 20 at once, and to all of them ten times as many. More are the stack's to answer.
@@ -53,7 +52,7 @@ func (p *peer) answers(now instant, b []byte, own []netip.Addr) bool {
 	} else if b[0]&15 != 5 {
 		return false
 	}
-	if len(b) < searchFloor || b[at] != kind[0] || string(b[at+16:][:len(probeMark)]) != probeMark {
+	if len(b) < pathmtu.Floor || b[at] != kind[0] || string(b[at+16:][:len(pathmtu.Mark)]) != pathmtu.Mark {
 		return false
 	}
 	_, from := packetSource(b)
@@ -136,7 +135,7 @@ func (p *peer) isAnswer(now instant, b []byte) bool {
 	}
 	trip := now.sub(sent.sent)
 	sent.size = 0
-	o.search.answered(now, len(b), trip)
+	o.search.Answered(time.Duration(now), len(b), trip)
 	o.settle(p.engine)
 	o.mu.Unlock()
 	p.alarm(now) // goes on, or tells, on another goroutine than the reader's

@@ -3,20 +3,17 @@ package wireguard
 import (
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/pathmtu"
 )
 
-// What search.go decides is done here: echo requests of an exact size to an inner address of the peer, which nearly everything answers
+// What package pathmtu decides is done here: echo requests of an exact size to an inner address of the peer, which nearly everything answers
 // that has a TCP/IP stack, and which only the peer can: the answer comes out of its session. Another engine answers them itself, in one
 // piece: what is behind it may hold its answers to what it knows of the path, and cut them.
-
-// maxTargets bounds the addresses of a peer that are tried in turn until one answers, where nobody has said which may.
-const maxTargets = 4
 
 // pathOf is what is known of the path to a peer.
 type pathOf struct {
@@ -27,15 +24,14 @@ type pathOf struct {
 	answered bucket // of its probes
 	telling  bucket // that packets of its are too big
 
-	mu      sync.Mutex // guards what follows
-	search  search
-	targets []netip.Addr // of the peer, those that may answer; none: nothing is tried
-	turn    int          // which of them is asked
-	id      uint16
-	token   uint64
-	number  uint16     // of the last probe
-	probes  [16]probed // the last ones, by number
-	told    int        // the limit that was told of last
+	mu     sync.Mutex // guards what follows
+	search pathmtu.Search
+	target pathmtu.Aim // none: nothing is tried
+	id     uint16
+	token  uint64
+	number uint16     // of the last probe
+	probes [16]probed // the last ones, by number
+	told   int        // the limit that was told of last
 }
 
 // paths is what an engine has of them.
@@ -88,37 +84,14 @@ func (e *Engine) PathMTU(to netip.Addr) int {
 // pathLimit is the longest inner packet that the path takes, bytes; zero: nothing is known that is less than the interface's MTU.
 func (p *peer) pathLimit() int { return int(p.path.limit.Load()) }
 
-// targetsOf are the addresses of a peer's that may be its own: those that it is said to have, else those of its allowed IPs that are
-// single ones.
-func targetsOf(p datapath.Peer) (out []netip.Addr) {
-	if len(p.Answers) > 0 {
-		return p.Answers
-	}
-	for _, ip := range p.AllowedIPs {
-		if ip.IsSingleIP() && len(out) < maxTargets {
-			out = append(out, ip.Addr())
-		}
-	}
-	return out
-}
-
 // aim sets whom probes are sent to: the address that was asked last, if it is still one of them.
 func (p *peer) aim(is datapath.Peer) {
-	targets := targetsOf(is)
 	o := &p.path
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if slices.Equal(o.targets, targets) {
-		return
+	if o.target.Set(is) {
+		o.search.Anew()
 	}
-	turn := -1
-	if len(o.targets) > 0 {
-		turn = slices.Index(targets, o.targets[o.turn%len(o.targets)])
-	}
-	if turn < 0 { // none of them has answered yet
-		turn, o.search.trip = 0, 0
-	}
-	o.targets, o.turn = targets, turn
 	o.settle(p.engine)
 }
 
@@ -133,14 +106,14 @@ func (p *peer) watch(now instant, b *Batch) {
 	if since := instant(p.unanswered.Load()); since != 0 {
 		silence = now.sub(since)
 	}
-	if now < any && (size <= searchFloor || now < large && silence < stallAfter) {
+	if now < any && (size <= pathmtu.Floor || now < large && silence < pathmtu.StallAfter) {
 		return
 	}
 	if isICMP(b.packets[0][HeaderSize:]) { // answers to probes, and pings, are nothing that a path is to be looked into for
 		return
 	}
 	p.path.mu.Lock()
-	due := len(p.path.targets) > 0 && p.path.search.data(now, p.engine.mtu(), size, silence)
+	due := !p.path.target.None() && p.path.search.Data(time.Duration(now), p.engine.mtu(), size, silence)
 	p.path.settle(p.engine)
 	p.path.mu.Unlock()
 	if due {
@@ -151,7 +124,7 @@ func (p *peer) watch(now instant, b *Batch) {
 // refusedWhole takes in that the system does not send packets of that size in one piece.
 func (p *peer) refusedWhole(now instant) {
 	p.path.mu.Lock()
-	due := len(p.path.targets) > 0 && p.engine.own.Load() != nil && p.path.search.refused(now, p.engine.mtu())
+	due := !p.path.target.None() && p.engine.own.Load() != nil && p.path.search.Refused(time.Duration(now), p.engine.mtu())
 	p.path.settle(p.engine)
 	p.path.mu.Unlock()
 	if due {
@@ -163,7 +136,7 @@ func (p *peer) refusedWhole(now instant) {
 func (p *peer) pathMoved() {
 	p.path.mu.Lock()
 	defer p.path.mu.Unlock()
-	p.path.search.moved()
+	p.path.search.Moved()
 	clear(p.path.probes[:])
 	p.path.settle(p.engine)
 }
@@ -172,20 +145,20 @@ func (p *peer) pathMoved() {
 func (p *peer) pathBack(now instant) {
 	p.path.mu.Lock()
 	defer p.path.mu.Unlock()
-	p.path.search.back(now)
+	p.path.search.Back(time.Duration(now))
 	p.path.settle(p.engine)
 }
 
 // settle makes what others look at without a lock what the search says. The caller holds the lock.
 func (o *pathOf) settle(e *Engine) {
-	w := o.search.watch()
-	if len(o.targets) == 0 { // who sends to such a peer need not take the lock
-		w = unwatched()
+	w := o.search.Watch()
+	if o.target.None() { // who sends to such a peer need not take the lock
+		w = pathmtu.Unwatched()
 	}
-	o.watched.any.Store(int64(w.any))
-	o.watched.large.Store(int64(w.large))
-	o.watched.stalled.Store(int64(w.stalled))
-	is := o.search.limit()
+	o.watched.any.Store(int64(w.Any))
+	o.watched.large.Store(int64(w.Large))
+	o.watched.stalled.Store(int64(w.Stalled))
+	is := o.search.Limit()
 	switch was := int(o.limit.Swap(int32(is))); {
 	case was == 0 && is != 0:
 		e.narrow.Add(1)
@@ -194,37 +167,30 @@ func (o *pathOf) settle(e *Engine) {
 	}
 }
 
-// news is the limit, if it is to be told: when it is found at last, and at once when it is less.
-func (o *pathOf) news() bool {
-	is := o.search.limit()
-	less := is != 0 && (o.told == 0 || is < o.told)
-	if is == o.told || !less && o.search.phase != resting {
-		return false
-	}
-	o.told = is
-	return true
-}
-
 // pathWake is when lookIntoPath is to be called; never: there is nothing to do. Where an answer has ended a search there is something to tell.
 func (p *peer) pathWake() instant {
 	p.path.mu.Lock()
 	defer p.path.mu.Unlock()
-	if s := &p.path.search; s.phase == resting && s.limit() != p.path.told {
+	if s := &p.path.search; s.Resting() && s.Limit() != p.path.told {
 		return 1
 	}
-	return p.path.search.until
+	return instant(p.path.search.Until())
 }
 
 // lookIntoPath sends the probes that are due and tells of what was found.
 func (p *peer) lookIntoPath(now instant) {
 	o := &p.path
 	o.mu.Lock()
-	sizes := o.search.next(now)
+	sizes := o.search.Next(time.Duration(now))
 	o.settle(p.engine)
-	if o.search.trip == 0 {
-		o.turn++ // of a peer with several addresses, another may answer
+	if o.search.Silent() {
+		o.target.Other() // of a peer with several addresses, another may answer
 	}
-	state, size, tell := o.search.state, o.search.known(), o.news()
+	limit, tell := o.search.News(o.told)
+	if tell {
+		o.told = limit
+	}
+	state, size := o.search.State(), o.search.Known()
 	var out [len(sizes)]*Batch
 	for i, n := range sizes {
 		if n > 0 {
@@ -257,24 +223,19 @@ func (e *Engine) sendWhole(to *endpoint, packets [][]byte) error {
 
 // probe makes an echo request of that size; nil where we have no address to send it from. The caller holds the lock.
 func (o *pathOf) probe(now instant, size int, own []netip.Addr) *Batch {
-	for range o.targets {
-		to := o.targets[o.turn%len(o.targets)]
-		i := slices.IndexFunc(own, func(a netip.Addr) bool { return a.Is4() == to.Is4() })
-		if i < 0 || slices.Contains(own, to) {
-			o.turn++
-			continue
-		}
-		if o.id == 0 {
-			o.id, o.token = 1+uint16(rand.N(1<<16-1)), rand.Uint64()
-		}
-		o.number++
-		o.probes[int(o.number)%len(o.probes)] = probed{o.number, size, now}
-		o.listens.Store(true)
-		b := NewBatch(size, size)
-		writeEcho(b.Next(size), own[i], to, o.id, o.number, o.token)
-		return b
+	from, to, ok := o.target.Choose(own)
+	if !ok {
+		return nil
 	}
-	return nil
+	if o.id == 0 {
+		o.id, o.token = 1+uint16(rand.N(1<<16-1)), rand.Uint64()
+	}
+	o.number++
+	o.probes[int(o.number)%len(o.probes)] = probed{o.number, size, now}
+	o.listens.Store(true)
+	b := NewBatch(size, size)
+	writeEcho(b.Next(size), from, to, o.id, o.number, o.token)
+	return b
 }
 
 // sendProbe sends a probe, or the answer to one, if there is a session, in one piece or not at all. It waits for none: nothing begins because of a probe.
@@ -336,20 +297,16 @@ func (p *peer) pathStats() (int, datapath.MTUState) {
 	p.path.mu.Lock()
 	defer p.path.mu.Unlock()
 	s := &p.path.search
-	size, state := s.known(), s.state
-	if s.size == 0 {
-		size = p.engine.mtu()
+	if size := s.Limit(); size != 0 {
+		return size, s.State()
 	}
-	if state == "" {
-		state = datapath.MTUUnverified
-	}
-	return size, state
+	return p.engine.mtu(), s.State()
 }
 
 // forgetPath takes the peer from those with a limit.
 func (p *peer) forgetPath() {
 	p.path.mu.Lock()
 	defer p.path.mu.Unlock()
-	p.path.targets, p.path.search = nil, search{}
+	p.path.target, p.path.search = pathmtu.Aim{}, pathmtu.Search{}
 	p.path.settle(p.engine)
 }

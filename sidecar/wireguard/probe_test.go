@@ -11,6 +11,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/pathmtu"
 )
 
 // probing makes an engine one that looks into its paths.
@@ -68,7 +69,7 @@ func TestProbesUnanswered(t *testing.T) {
 func TestEcho(t *testing.T) {
 	for _, a := range [][2]string{{"10.9.0.1", "10.9.0.2"}, {"fd09::1", "fd09::2"}} {
 		from, to := netip.MustParseAddr(a[0]), netip.MustParseAddr(a[1])
-		for _, size := range []int{searchFloor, 1281, 1420} {
+		for _, size := range []int{pathmtu.Floor, 1281, 1420} {
 			b := make([]byte, size)
 			writeEcho(b, from, to, 7, 9, 11)
 			n, src := packetSource(b)
@@ -215,6 +216,20 @@ func TestHubSaysTooBig(t *testing.T) {
 	o.expect(t, strings.Repeat("z", 1200))
 }
 
+// searched is a search, an hour ago, on a path that takes mtu bytes, as far as until says that it is what is wanted.
+func searched(mtu int, until func(*pathmtu.Search) bool) (s pathmtu.Search) {
+	s.Data(-time.Hour, 1420, 1420, 0)
+	for !until(&s) {
+		now := s.Until()
+		for _, size := range s.Next(now) {
+			if size != 0 && size <= mtu {
+				s.Answered(now, size, 0)
+			}
+		}
+	}
+	return s
+}
+
 // TestFollowMTU tells of limits by allowed IP, when one is found, and when its peer goes.
 func TestFollowMTU(t *testing.T) {
 	var told map[netip.Prefix]int
@@ -223,7 +238,7 @@ func TestFollowMTU(t *testing.T) {
 	know(t, a, b.as())
 	p := a.peer(b.self)
 	p.path.mu.Lock()
-	p.path.search = search{ceiling: 1420, size: 1312, state: datapath.MTUVerified}
+	p.path.search = searched(1312, func(s *pathmtu.Search) bool { return s.State() == datapath.MTUVerified })
 	p.path.settle(a.Engine)
 	p.path.mu.Unlock()
 	if a.PathMTU(b.addr) != 1312 || a.PathMTU(a.addr) != 0 {
@@ -253,13 +268,12 @@ func TestFollowAnswers(t *testing.T) {
 	a.sendTo(b.addr, "data")
 	eventually(t, "verified", func() bool { return a.path(t).MTUState == datapath.MTUVerified })
 	p, to := a.peer(b.self), netip.PrefixFrom(b.addr, 32)
-	look := func(s search) {
-		s.until = a.now()
+	look := func(s pathmtu.Search) {
 		p.path.mu.Lock()
 		p.path.search = s
 		p.path.settle(a.Engine)
 		p.path.mu.Unlock()
-		p.alarm(s.until)
+		p.alarm(a.now())
 	}
 	expect := func(what string, limit int) {
 		t.Helper()
@@ -274,9 +288,11 @@ func TestFollowAnswers(t *testing.T) {
 			}
 		}
 	}
-	look(search{ceiling: 1420, size: 1280, low: 1280, high: 1312, state: datapath.MTUSearching, phase: halving}) // 1296 is what is left to try
+	look(searched(1280, func(s *pathmtu.Search) bool { r := *s; return r.Limit() == 1280 && r.Next(r.Until())[0] == 1296 }))
 	expect("found by an answer", 1296)
-	look(search{ceiling: 1420, size: 1296, state: datapath.MTUVerified, phase: raising})
+	raising := searched(1296, func(s *pathmtu.Search) bool { return s.State() == datapath.MTUVerified })
+	raising.Data(time.Duration(a.now()), 1420, 1420, 0)
+	look(raising)
 	expect("raised", 0)
 	if len(told) != 0 || a.PathMTU(b.addr) != 0 {
 		t.Errorf("told %d times more; %d bytes", len(told), a.PathMTU(b.addr))
@@ -308,7 +324,7 @@ func TestHubSaysTooBigToEach(t *testing.T) {
 // TestAnswersAreBounded, for each peer and for all of them: what is beyond is left to the stack.
 func TestAnswersAreBounded(t *testing.T) {
 	e, own := bare(nil), []netip.Addr{innerA}
-	probe := make([]byte, searchFloor)
+	probe := make([]byte, pathmtu.Floor)
 	answered := func(now instant, p *peer, tries int) (n int) {
 		for range tries {
 			writeEcho(probe, innerB, innerA, 7, 9, 11)
@@ -345,8 +361,8 @@ func TestAnswerOfAnotherPath(t *testing.T) {
 		t.Cleanup(p.remove)
 		o, now := &p.path, e.now()
 		o.mu.Lock()
-		o.search.data(now, 1420, 1420, 0)
-		b := o.probe(now, o.search.next(now)[0], []netip.Addr{innerA})
+		o.search.Data(time.Duration(now), 1420, 1420, 0)
+		b := o.probe(now, o.search.Next(time.Duration(now))[0], []netip.Addr{innerA})
 		o.mu.Unlock()
 		if c.moves {
 			p.move(elsewhere)

@@ -65,10 +65,10 @@ func TestCapture(t *testing.T) {
 	n := cluster.Namespace(t)
 	n.Tunnel("main", kit.Exposing("web"), withIPv4("10.77.0.0/24"), func(s *v1alpha1.TenantTunnelSpec) { s.Gateway = &v1alpha1.Gateway{Replicas: 1} })
 	server := web(n, 1)[0]
-	// One end of each measurement has half a thread: as fast as it goes, a measurement takes the CPUs from the API server, and every gateway
+	// One end of each measurement has a fraction of a thread: as fast as it goes, a measurement takes the CPUs from the API server, and every gateway
 	// of the tests beside this one loses its Lease.
 	client := kit.Pod("client", "serve", "http=:8081")
-	client.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m")}}
+	client.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("150m")}}
 	n.Create(client)
 	n.WaitReady("client")
 	n.Ask("client", "http://web")

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -106,6 +107,29 @@ func (l *Lab) Hush() (err error) {
 				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{kind}},
 				&expr.Verdict{Kind: expr.VerdictDrop}}})
 		}
+		err = c.Flush()
+	})
+	return err
+}
+
+// loseFragments has no outer IPv4 packet reach a host that was cut on the way.
+func (l *Lab) loseFragments(host int) (err error) {
+	const beforeDefrag, offsetAndMore = -450, 0x3fff
+	l.Do(host, func() {
+		var c *nftables.Conn
+		if c, err = nftables.New(); err != nil {
+			return
+		}
+		priority := nftables.ChainPriority(beforeDefrag)
+		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "fragments"})
+		chain := c.AddChain(&nftables.Chain{Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting,
+			Priority: &priority})
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte("eth0"), make([]byte, 12)...)},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 2, Mask: binaryutil.BigEndian.PutUint16(offsetAndMore), Xor: make([]byte, 2)},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 2)},
+			&expr.Verdict{Kind: expr.VerdictDrop}}})
 		err = c.Flush()
 	})
 	return err

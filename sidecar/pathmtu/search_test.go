@@ -1,4 +1,4 @@
-package wireguard
+package pathmtu
 
 import (
 	"math/rand/v2"
@@ -10,21 +10,21 @@ import (
 
 // trail is a path with a clock of its own: what is no longer than its MTU comes back after the round trip, if it is not lost.
 type trail struct {
-	search
+	Search
 	ceiling int
 	mtu     int // inner bytes
 	trip    time.Duration
 	lost    func() bool
 	mute    bool // no echo request is answered
-	now     instant
+	now     time.Duration
 	probes  int
 	flying  []flying
 }
 
 type flying struct {
 	size  int
-	lands instant
-	sent  instant
+	lands time.Duration
+	sent  time.Duration
 }
 
 func newTrail(ceiling, mtu int) *trail {
@@ -33,20 +33,20 @@ func newTrail(ceiling, mtu int) *trail {
 
 // run has data flow for so long, a packet of the longest size every ten milliseconds. Nothing comes back for them while they are lost.
 func (r *trail) run(d time.Duration) {
-	for end := r.now.add(d); r.now < end; r.now = r.now.add(10 * time.Millisecond) {
+	for end := r.now + d; r.now < end; r.now = r.now + 10*time.Millisecond {
 		for len(r.flying) > 0 && r.flying[0].lands <= r.now {
 			f := r.flying[0]
 			r.flying = r.flying[1:]
-			r.answered(r.now, f.size, r.now.sub(f.sent))
+			r.Answered(r.now, f.size, r.now-f.sent)
 		}
-		r.data(r.now, r.ceiling, max(r.known(), 1280), 0)
-		for _, size := range r.next(r.now) {
+		r.Data(r.now, r.ceiling, max(r.Known(), 1280), 0)
+		for _, size := range r.Next(r.now) {
 			if size == 0 {
 				continue
 			}
 			r.probes++
 			if size <= r.mtu && !r.mute && !r.lost() && !r.lost() {
-				r.flying = append(r.flying, flying{size, r.now.add(r.trip), r.now})
+				r.flying = append(r.flying, flying{size, r.now + r.trip, r.now})
 			}
 		}
 	}
@@ -57,13 +57,13 @@ func (r *trail) best() int {
 	if r.mtu >= r.ceiling {
 		return r.ceiling
 	}
-	return max(r.mtu/searchStep*searchStep, searchFloor)
+	return max(r.mtu/step*step, Floor)
 }
 
 func (r *trail) expect(t *testing.T, what string, size int, state datapath.MTUState) {
 	t.Helper()
-	if r.known() != size || r.state != state {
-		t.Errorf("%s: MTU %d, path %d, ceiling %d: %d bytes, %s; want %d, %s", what, r.mtu, r.mtu, r.ceiling, r.known(), r.state, size, state)
+	if r.Known() != size || r.state != state {
+		t.Errorf("%s: MTU %d, path %d, ceiling %d: %d bytes, %s; want %d, %s", what, r.mtu, r.mtu, r.ceiling, r.Known(), r.state, size, state)
 	}
 }
 
@@ -77,12 +77,12 @@ func stateOf(size int) datapath.MTUState {
 // TestSearchConverges finds the longest size of every path, with few probes.
 func TestSearchConverges(t *testing.T) {
 	for _, ceiling := range []int{1280, 1281, 1420, 1440, 8920} {
-		for mtu := searchFloor; mtu <= ceiling+1; mtu += max(1, ceiling/700) {
+		for mtu := Floor; mtu <= ceiling+1; mtu += max(1, ceiling/700) {
 			r := newTrail(ceiling, mtu)
 			r.run(20 * time.Second)
 			r.expect(t, "at last", r.best(), stateOf(r.best()))
 			// Trying, doubting with three sizes at most, halving with three tries of each size, confirming, raising once.
-			most := 2 + 3*(searchProof+1) + 2*searchTries*10 + 4 + 2*searchTries
+			most := 2 + 3*(proof+1) + 2*tries*10 + 4 + 2*tries
 			if r.probes > most {
 				t.Errorf("ceiling %d, path %d: %d probes, want at most %d", ceiling, mtu, r.probes, most)
 			}
@@ -125,15 +125,15 @@ func TestSearchSurvivesLoss(t *testing.T) {
 			const steps = 2000
 			for range steps {
 				r.run(time.Second)
-				if r.known() == r.best() {
+				if r.Known() == r.best() {
 					right++
 				}
-				if r.known() > r.best() {
-					t.Fatalf("%v lost: %d bytes on a path of %d", c.lost, r.known(), r.mtu)
+				if r.Known() > r.best() {
+					t.Fatalf("%v lost: %d bytes on a path of %d", c.lost, r.Known(), r.mtu)
 				}
 			}
 			if float64(right) < c.share*steps {
-				t.Errorf("%v lost, path %d: %d of %d seconds with the right size; now %d", c.lost, mtu, right, steps, r.known())
+				t.Errorf("%v lost, path %d: %d of %d seconds with the right size; now %d", c.lost, mtu, right, steps, r.Known())
 			}
 		}
 	}
@@ -152,7 +152,7 @@ func TestSearchOfTheSilent(t *testing.T) {
 	}
 	// It was away, and is back on a narrow path.
 	r.mute, r.mtu = false, 1300
-	r.back(r.now)
+	r.Back(r.now)
 	r.run(10 * time.Second)
 	r.expect(t, "back", 1296, datapath.MTUVerified)
 	// What was found holds when it is away again.
@@ -166,13 +166,13 @@ func TestSearchRests(t *testing.T) {
 	r := newTrail(1420, 1420)
 	r.run(time.Second)
 	at := r.now
-	if r.until != 0 || r.next(at.add(time.Hour)) != (round{}) {
+	if r.until != 0 || r.Next(at+time.Hour) != (Round{}) {
 		t.Error("a probe without data")
 	}
-	if r.data(at.add(10*time.Second), 1420, 80, 0) {
+	if r.Data(at+10*time.Second, 1420, 80, 0) {
 		t.Error("a probe for a small packet")
 	}
-	if !r.data(at.add(2*time.Minute), 1420, 80, 0) {
+	if !r.Data(at+2*time.Minute, 1420, 80, 0) {
 		t.Error("no probe for small packets after minutes")
 	}
 }
@@ -180,9 +180,9 @@ func TestSearchRests(t *testing.T) {
 // TestSearchHeeds what hints at a path that changed: silence, what the system refuses, another endpoint, another MTU.
 func TestSearchHeeds(t *testing.T) {
 	for name, hint := range map[string]func(r *trail) bool{
-		"silence": func(r *trail) bool { return r.data(r.now, 1420, 1400, time.Second) },
-		"refused": func(r *trail) bool { r.now = r.now.add(confirmLarge); return r.refused(r.now, 1420) },
-		"moved":   func(r *trail) bool { r.moved(); return r.data(r.now, 1420, 60, 0) },
+		"silence": func(r *trail) bool { return r.Data(r.now, 1420, 1400, time.Second) },
+		"refused": func(r *trail) bool { r.now = r.now + confirmLarge; return r.Refused(r.now, 1420) },
+		"moved":   func(r *trail) bool { r.Moved(); return r.Data(r.now, 1420, 60, 0) },
 	} {
 		r := newTrail(1420, 1420)
 		r.run(3 * time.Second)
@@ -197,7 +197,7 @@ func TestSearchHeeds(t *testing.T) {
 	r.run(3 * time.Second)
 	for _, mtu := range []int{8920, 1300, 1420} {
 		r.ceiling = mtu
-		r.moved()
+		r.Moved()
 		r.run(time.Second)
 		r.expect(t, "another MTU", mtu, datapath.MTUVerified)
 	}
@@ -207,29 +207,29 @@ func TestSearchHeeds(t *testing.T) {
 func FuzzSearch(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9})
 	f.Fuzz(func(t *testing.T, events []byte) {
-		var s search
-		now := instant(1)
+		var s Search
+		now := time.Duration(1)
 		for i, e := range events {
-			now = now.add(time.Duration(e) * 40 * time.Millisecond)
-			size := searchFloor + i*int(e)%1000
+			now = now + time.Duration(e)*40*time.Millisecond
+			size := Floor + i*int(e)%1000
 			switch e % 6 {
 			case 0:
-				s.data(now, 1420, size, time.Duration(e)*10*time.Millisecond)
+				s.Data(now, 1420, size, time.Duration(e)*10*time.Millisecond)
 			case 1:
-				s.answered(now, size, time.Duration(e)*time.Millisecond)
+				s.Answered(now, size, time.Duration(e)*time.Millisecond)
 			case 2:
-				s.refused(now, 1420)
+				s.Refused(now, 1420)
 			case 3:
-				s.moved()
+				s.Moved()
 			case 4:
-				s.back(now)
+				s.Back(now)
 			}
-			for _, n := range s.next(now) {
-				if n != 0 && (n < searchFloor || n > 1420) {
+			for _, n := range s.Next(now) {
+				if n != 0 && (n < Floor || n > 1420) {
 					t.Fatalf("a probe of %d bytes", n)
 				}
 			}
-			if n := s.limit(); n != 0 && (n < searchFloor || n >= 1420) {
+			if n := s.Limit(); n != 0 && (n < Floor || n >= 1420) {
 				t.Fatalf("a limit of %d bytes", n)
 			}
 			if s.phase != resting && s.until == 0 {
