@@ -88,8 +88,7 @@ type Capabilities struct {
 	Hub bool
 	// Mappings: peers can have some. Without it, UpdatePeers refuses them with ErrNoMappings.
 	Mappings bool
-	// PathMTU: it finds out how long packets the path to each peer takes. Without it, what is longer than that leaves in fragments, as far
-	// as the kernel knows.
+	// PathMTU: it finds out how long packets the path to each peer takes. Kernel cannot where the process may ask for no echoes.
 	PathMTU bool
 }
 

@@ -27,6 +27,7 @@ type PathCase struct {
 	LoseFragments bool // no outer fragment arrives
 	Outer         int  // what the link takes, bytes
 	Inner         int  // what is found
+	Regrows       bool // the link takes all again, which is found too
 	State         datapath.MTUState
 }
 
@@ -69,6 +70,13 @@ func (c *PathCase) run(t *testing.T) {
 	}
 	a.awaitPath(c.Inner, c.State)
 	b.awaitPath(c.Inner, c.State)
+	if c.Regrows {
+		if err := l.SetPathMTU(1500); err != nil {
+			t.Fatal(err)
+		}
+		a.awaitPath(1420, datapath.MTUVerified)
+		b.awaitPath(1420, datapath.MTUVerified)
+	}
 	a.datagrams(b, 1372) // in fragments
 	for _, x := range []*transfer{a.transfer(b, 80, 1), a.transfer(b, 81, 0)} {
 		x.goOn(t)
@@ -128,7 +136,7 @@ func (e *end) path() datapath.PeerStats {
 
 func (e *end) awaitPath(mtu int, state datapath.MTUState) {
 	e.t.Helper()
-	for until := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for until := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		p := e.path()
 		if p.PathMTU == mtu && p.MTUState == state {
 			return
