@@ -54,6 +54,7 @@ type Options struct {
 	MaySend       func() bool     // asked before anything leaves; nil: always
 	Active        <-chan struct{} // closed when this process may carry traffic; until then it stands by. Nil: at once
 	Soon          <-chan bool     // with Active: says that this will be soon, and when it will not be after all; nil: nobody knows
+	Foretold      func()          // with Soon: called when who asks for readiness was answered that it will be soon; nil: nobody
 	Prepared      func()          // called once, while it stands by, when it knows enough to become active; nil: nobody
 	Handover      Handover        // with Active: where peers are, from who was active before, and for who will be; nil: nobody
 	Drain         time.Duration   // how long open connections may finish after SIGTERM
@@ -175,7 +176,7 @@ func newMember(o Options) (*member, error) {
 	}
 	plane := newPlane(private, o.ListenPort, chosen, o.Log)
 	plane.version = o.Version
-	plane.standby, plane.maySend, plane.prepared = o.Active != nil, o.MaySend, o.Prepared
+	plane.standby, plane.maySend, plane.prepared, plane.foretold = o.Active != nil, o.MaySend, o.Prepared, o.Foretold
 	plane.apart = o.Relays // peers' routes may lead over what a gateway needs itself, the API server and other pods
 	plane.preshared, plane.dns, plane.podIP = presharedKeys(o.PresharedKeys), o.DNS, o.PodIP
 	m := &member{

@@ -36,6 +36,9 @@ func listenHealth(addr string, p *plane) (*health, error) {
 			return
 		}
 		_, _ = fmt.Fprintln(w, cmp.Or(why, "data path up"))
+		if why == aboutToTakeOver && p.foretold != nil {
+			p.foretold()
+		}
 	})
 	mux.HandleFunc("GET "+wire.DevicePath, p.serveDevice)
 	mux.Handle("GET /metrics", p.serveMetrics())

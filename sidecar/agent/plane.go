@@ -60,6 +60,7 @@ type plane struct {
 	maySend    func() bool // nil: always
 	apart      bool        // nobody but the relay uses the tunnel's routes
 	prepared   func()      // nil: nobody asks
+	foretold   func()      // nil: nobody is told
 	log        *slog.Logger
 	version    string // of the program
 	preshared  presharedKeys

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -191,9 +192,14 @@ func TestAboutToTakeOver(t *testing.T) {
 	at := netip.AddrPortFrom(l.opts.PodIP, c.Relays[0].Listen)
 	prepared := make(chan struct{})
 	l.opts.Prepared = func() { close(prepared) }
+	var foretold atomic.Int64
+	l.opts.Foretold = func() { foretold.Add(1) }
 	l.start(t)
 	l.c.next(t, "").send(t, snapshot(c))
 	<-prepared
+	if _, text, _ := l.health("/readyz"); foretold.Load() != 0 {
+		t.Errorf("foretold while it %s", text)
+	}
 	says := func(want string) {
 		t.Helper()
 		eventually(t, "ready: "+want, func() error {
@@ -215,6 +221,9 @@ func TestAboutToTakeOver(t *testing.T) {
 
 	soon <- true
 	says("about to take over")
+	if foretold.Load() == 0 {
+		t.Error("who asked was told, and nobody knows")
+	}
 	inVain := early()
 	soon <- false
 	says("stands by")

@@ -36,13 +36,15 @@ func (p *plane) expect(ctx context.Context, soon bool) {
 	}
 }
 
+const aboutToTakeOver = "about to take over"
+
 // ready says whether others may be led here: the data path is up, or is about to be.
 func (p *plane) ready() (bool, string) {
 	up, why := p.up()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !up && p.standby && p.expected && !p.draining.Load() {
-		return true, "about to take over"
+		return true, aboutToTakeOver
 	}
 	return up, why
 }

@@ -28,7 +28,7 @@ import (
 
 // Options are a gateway pod's.
 type Options struct {
-	Agent     agent.Options // all but Active, Soon, Prepared, MaySend and Handover
+	Agent     agent.Options // all but Active, Soon, Foretold, Prepared, MaySend and Handover
 	Namespace string        // of the pod and its Lease
 	Lease     string        // name of the Lease, which exists
 	Identity  string        // the pod's name
@@ -44,14 +44,16 @@ type Timing struct {
 	Renew time.Duration // how long the active pod tries to renew before it ends; less than Lease by what ending takes, 1.3 s
 	Every time.Duration // between two renewals, 300 ms
 	Retry time.Duration // between two looks at another's Lease, and two tries to renew; up to 2.2 times as long, 100 ms
-	// Notice is how long who takes over is next before the Lease is given back: what a Service takes to follow readiness, 1.5 s.
-	// Who connects meanwhile waits for so long.
+	// Notice is how long the kubelet has known that who takes over is ready before the Lease is given back: what a Service takes to follow,
+	// 1 s. Who connects meanwhile waits for so long.
 	Notice time.Duration
+	// Probed is how long the kubelet is waited for before that, at most, 6 s: it looks every second, on a node that is not too busy.
+	Probed time.Duration
 }
 
 func (t Timing) orDefault() Timing {
 	return Timing{cmp.Or(t.Lease, 2*time.Second), cmp.Or(t.Renew, 1300*time.Millisecond), cmp.Or(t.Every, 300*time.Millisecond),
-		cmp.Or(t.Retry, 100*time.Millisecond), cmp.Or(t.Notice, 1500*time.Millisecond)}
+		cmp.Or(t.Retry, 100*time.Millisecond), cmp.Or(t.Notice, time.Second), cmp.Or(t.Probed, 6*time.Second)}
 }
 
 // errLost ends the process: the next one stands by again.
@@ -95,7 +97,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	defer context.AfterFunc(ctx, func() {
 		select {
 		case <-active:
-			lock.leave(carrying, o.Timing.orDefault().Notice, o.Linger)
+			lock.leave(carrying, o.Timing.orDefault(), o.Linger)
 		default:
 		}
 		lose(ctx.Err())
@@ -109,7 +111,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 		}
 	})
 	o.Agent.Active, o.Agent.MaySend, o.Agent.Prepared = active, fence.open, func() { close(prepared) }
-	o.Agent.Handover, o.Agent.Soon = lock, lock.soon
+	o.Agent.Handover, o.Agent.Soon, o.Agent.Foretold = lock, lock.soon, func() { lock.foretold.Store(true) }
 	err = agent.RunMember(carrying, o.Agent)
 	release()
 	wg.Wait()

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -37,8 +38,9 @@ type lease struct {
 	holds    time.Duration
 	every    time.Duration // between two renewals: the elector asks for more, as it does to look at another's
 	fence    *fence
-	soon     chan bool // capacity 1: whether our turn is about to come
-	expected bool      // what soon said last
+	soon     chan bool   // capacity 1: whether our turn is about to come
+	expected bool        // what soon said last
+	foretold atomic.Bool // who asks for our readiness was told of it
 
 	mu      sync.Mutex // guards what follows
 	current *coordinationv1.Lease

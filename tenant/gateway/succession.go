@@ -14,13 +14,15 @@ import (
 //
 //  1. Who is to end says that it is leaving. A Lease that was not renewed for half of what it holds says the same of a pod that died.
 //  2. One of those that stand by writes its name; the API server lets one win. It is ready from then on, and active not yet.
-//  3. Who leaves gives the Lease back when another has been next for long enough, or when it has waited long enough for one.
-//  4. To the others, who is next holds the Lease already: they leave it a second to take it, after which it is anybody's.
+//  3. When the kubelet has asked it and was told so, it writes that as well.
+//  4. Who leaves gives the Lease back a little after that, or when it has waited long enough.
+//  5. To the others, who is next holds the Lease already: they leave it a second to take it, after which it is anybody's.
 //
 // None of this lets anybody send: the Lease alone does.
 const (
 	annotationLeaving = "tenantwire.dev/leaving" // the holder's name
 	annotationNext    = "tenantwire.dev/next"    // the name of who takes over
+	annotationReady   = "tenantwire.dev/ready"   // the same, once the kubelet knows
 )
 
 // ending says whether the holder's time is about to be over.
@@ -40,16 +42,28 @@ func (l *lease) foresee(ctx context.Context, o *coordinationv1.Lease) {
 		l.expect(false)
 	case next == l.identity:
 		l.expect(true)
+		if l.foretold.Load() && o.Annotations[annotationReady] != l.identity {
+			l.write(ctx, o, annotationReady)
+		}
 	case next == "" || next == holder(o):
-		o = o.DeepCopy()
-		metav1.SetMetaDataAnnotation(&o.ObjectMeta, annotationNext, l.identity)
-		if o, err := l.client.Update(ctx, o, metav1.UpdateOptions{}); err == nil { // or it has changed: the next look says how
-			l.set(o)
+		if l.write(ctx, o, annotationNext) {
 			l.expect(true)
 		}
 	default:
 		l.expect(false)
 	}
+}
+
+// write puts our name into an annotation; false: not this time, as the Lease has changed. The next look says how.
+func (l *lease) write(ctx context.Context, o *coordinationv1.Lease, annotation string) bool {
+	o = o.DeepCopy()
+	metav1.SetMetaDataAnnotation(&o.ObjectMeta, annotation, l.identity)
+	o, err := l.client.Update(ctx, o, metav1.UpdateOptions{})
+	if err != nil {
+		return false
+	}
+	l.set(o)
+	return true
 }
 
 // expect tells who stands by. Only the elector's goroutine calls it.
@@ -58,6 +72,7 @@ func (l *lease) expect(soon bool) {
 		return
 	}
 	l.expected = soon
+	l.foretold.Store(false)
 	select {
 	case <-l.soon: // nobody has read that
 	default:
@@ -83,30 +98,42 @@ func (l *lease) announce(o *coordinationv1.Lease) {
 	default:
 		delete(o.Annotations, annotationLeaving)
 		delete(o.Annotations, annotationNext)
+		delete(o.Annotations, annotationReady)
 	}
 }
 
-// leave says that we are about to give the Lease back, and returns when that may be done: notice after another is next, and in any case
-// after most, or when ctx ends.
-func (l *lease) leave(ctx context.Context, notice, most time.Duration) {
+// leave says that we are about to give the Lease back, and returns when that may be done: t.Notice after the kubelet has found another ready
+// that is next, for which it waits no longer than t.Probed, and in any case after most, or when ctx ends.
+func (l *lease) leave(ctx context.Context, t Timing, most time.Duration) {
 	l.mu.Lock()
 	l.leaving, l.asked = true, l.fence.now()-l.every // a renewal is due
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
+	if !await(ctx, l.succeeded) {
+		return
+	}
+	probed, stop := context.WithTimeout(ctx, t.Probed)
+	defer stop()
+	await(probed, l.successorReady)
+	select {
+	case <-ctx.Done():
+	case <-time.After(t.Notice):
+	}
+}
+
+// await looks again and again until it is so; false: ctx has ended before.
+func await(ctx context.Context, so func() bool) bool {
 	look := time.NewTicker(50 * time.Millisecond)
 	defer look.Stop()
-	for !l.succeeded() {
+	for !so() {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-look.C:
 		}
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(notice):
-	}
+	return true
 }
 
 // succeeded says whether another is next.
@@ -115,4 +142,11 @@ func (l *lease) succeeded() bool {
 	defer l.mu.Unlock()
 	next := l.current.Annotations[annotationNext]
 	return next != "" && next != l.identity
+}
+
+// successorReady says whether the kubelet knows that who is next is ready.
+func (l *lease) successorReady() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current.Annotations[annotationReady] == l.current.Annotations[annotationNext]
 }

@@ -137,13 +137,50 @@ func TestNobodyNotices(t *testing.T) {
 			t.Error("who stands by is ready too")
 		}
 	}
+	eventually(t, "nothing is left of it", func() bool {
+		a := l.lease(t).Annotations
+		return a[annotationNext] == "" && a[annotationReady] == "" && a[annotationLeaving] == ""
+	})
+}
+
+// lease reads the Lease.
+func (l *lab) lease(t *testing.T) *coordinationv1.Lease {
+	t.Helper()
 	c, err := client.New(cluster, client.Options{})
 	must(t, err)
-	eventually(t, "nothing is left of it", func() bool {
-		var lease coordinationv1.Lease
-		must(t, c.Get(t.Context(), client.ObjectKey{Namespace: l.namespace, Name: "tenantwire-gateway-main"}, &lease))
-		return lease.Annotations[annotationNext] == "" && lease.Annotations[annotationLeaving] == ""
-	})
+	var o coordinationv1.Lease
+	must(t, c.Get(t.Context(), client.ObjectKey{Namespace: l.namespace, Name: "tenantwire-gateway-main"}, &o))
+	return &o
+}
+
+// Who leaves waits until the kubelet knows that who is next is ready, but not for ever.
+func TestLeaverAwaitsTheKubelet(t *testing.T) {
+	for name, c := range map[string]struct {
+		probed time.Duration
+		asked  bool
+	}{"asked": {15 * time.Second, true}, "never asked": {time.Second, false}} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			change := func(o *Options) { o.Linger, o.Timing.Notice, o.Timing.Probed = 20*time.Second, 10*time.Millisecond, c.probed }
+			first := l.start(t, "first", change)
+			eventually(t, "the first is active", first.active)
+			second := l.start(t, "second")
+			eventually(t, "the second stands by", func() bool { text, _ := second.says(); return text == "stands by\n" })
+			first.cancel()
+			if c.asked {
+				eventually(t, "the second is next", func() bool { return l.lease(t).Annotations[annotationNext] == "second" })
+				time.Sleep(500 * time.Millisecond)
+				if h := holder(l.lease(t)); h != "first" {
+					t.Errorf("held by %q, and the kubelet does not know of the second", h)
+				}
+				eventually(t, "the second is asked", func() bool { _, ready := second.says(); return ready })
+			}
+			eventually(t, "the second has it", func() bool { return holder(l.lease(t)) == "second" })
+			eventually(t, "the second is active", second.active)
+			<-first.done
+			must(t, first.err)
+		})
+	}
 }
 
 // Who dies is succeeded by one that is ready before the Lease is over.
