@@ -131,7 +131,7 @@ func (r *receiver) transport(d []byte, from *endpoint) {
 // watch looks whether there is a crowd, after the work of each read: what came meanwhile is in the socket.
 func (r *receiver) watch(s *socket, in *inbox) {
 	now := r.engine.now()
-	if !r.crowd.arrive(now, in.lost, in.filled) && len(r.crowd.sieved) == 0 {
+	if !r.crowd.arrive(now, in.lost(now), in.filled) && len(r.crowd.sieved) == 0 {
 		return
 	}
 	r.crowd.filled(in.filled(), now)

@@ -44,8 +44,7 @@ func prepare(network string, c syscall.RawConn, mark uint32) error {
 		for _, o := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF, unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o, wantBuffer) // as much as we may have; beyond that only with privileges
 		}
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)    // without it, datagrams come one by one
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1) // without it, nobody hears of what had no room
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) // without it, datagrams come one by one
 		if network == "udp6" {
 			failed = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
 				unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
@@ -254,7 +253,7 @@ type inbox struct {
 	control [inboxMessages][controlRoom * 2]byte
 	out     [inboxMessages]message
 	n       int
-	lost    uint32 // packets that found no room in the socket, by when what was read last came
+	looked  instant // when it was last looked whether the socket had no room
 	err     unix.Errno
 	try     func(uintptr) bool
 	memory  [meminfos]uint32
@@ -350,8 +349,6 @@ func (in *inbox) parse(b []byte, m *message, at *endpoint) {
 		switch {
 		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
 			m.each = int(binary.NativeEndian.Uint32(data))
-		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_RXQ_OVFL && len(data) >= 4:
-			in.lost = binary.NativeEndian.Uint32(data)
 		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
 			at.ifidx, at.from = int32(binary.NativeEndian.Uint32(data)), netip.AddrFrom4([4]byte(data[4:8]))
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
