@@ -33,7 +33,7 @@ func newTrail(ceiling, mtu int) *trail {
 
 // run has data flow for so long, a packet of the longest size every ten milliseconds. Nothing comes back for them while they are lost.
 func (r *trail) run(d time.Duration) {
-	for end := r.now + d; r.now < end; r.now = r.now + 10*time.Millisecond {
+	for end := r.now + d; r.now < end; r.now += 10 * time.Millisecond {
 		for len(r.flying) > 0 && r.flying[0].lands <= r.now {
 			f := r.flying[0]
 			r.flying = r.flying[1:]
@@ -181,7 +181,7 @@ func TestSearchRests(t *testing.T) {
 func TestSearchHeeds(t *testing.T) {
 	for name, hint := range map[string]func(r *trail) bool{
 		"silence": func(r *trail) bool { return r.Data(r.now, 1420, 1400, time.Second) },
-		"refused": func(r *trail) bool { r.now = r.now + confirmLarge; return r.Refused(r.now, 1420) },
+		"refused": func(r *trail) bool { r.now += confirmLarge; return r.Refused(r.now, 1420) },
 		"moved":   func(r *trail) bool { r.Moved(); return r.Data(r.now, 1420, 60, 0) },
 	} {
 		r := newTrail(1420, 1420)
@@ -210,7 +210,7 @@ func FuzzSearch(f *testing.F) {
 		var s Search
 		now := time.Duration(1)
 		for i, e := range events {
-			now = now + time.Duration(e)*40*time.Millisecond
+			now += time.Duration(e) * 40 * time.Millisecond
 			size := Floor + i*int(e)%1000
 			switch e % 6 {
 			case 0:

@@ -161,7 +161,9 @@ func TestLeaverAwaitsTheKubelet(t *testing.T) {
 	}{"asked": {15 * time.Second, true}, "never asked": {time.Second, false}} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			change := func(o *Options) { o.Linger, o.Timing.Notice, o.Timing.Probed = 20*time.Second, 10*time.Millisecond, c.probed }
+			change := func(o *Options) {
+				o.Linger, o.Timing.Notice, o.Timing.Probed = 20*time.Second, 10*time.Millisecond, c.probed
+			}
 			first := l.start(t, "first", change)
 			eventually(t, "the first is active", first.active)
 			second := l.start(t, "second")

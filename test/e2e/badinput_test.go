@@ -75,7 +75,7 @@ func TestBadInput(t *testing.T) {
 	ping.goesOn()
 	activeGateway(n, "")
 	starts := startsOf(n, active)
-	rekeyed := time.Since(began) / (2 * time.Minute) // what WireGuard does by itself
+	rekeyed := time.Since(began) / (2 * time.Minute)     // what WireGuard does by itself
 	if h := ping.handshakes(); h > int(rekeyed)+starts { // and one with each gateway that began anew
 		t.Errorf("the laptop had %d handshakes in %s with a gateway that started %d times", h, time.Since(began).Round(time.Second), starts)
 	}
