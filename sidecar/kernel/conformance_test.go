@@ -100,7 +100,7 @@ func TestInGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The suite's own limit is the shorter one: what hangs is then seen in a dump of its goroutines.
-	run, limit, timeout := "^Test(Conformance|PathThatShrinks)$", "9m", 10*time.Minute
+	run, limit, timeout := "^Test(Conformance|PathThatShrinks)$", "14m", 15*time.Minute
 	if f := os.Getenv("TENANTWIRE_GUEST_TESTS"); f != "" {
 		run, limit, timeout = f, "38m", 40*time.Minute
 	}
