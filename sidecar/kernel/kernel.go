@@ -53,7 +53,7 @@ type Device struct {
 	port uint16
 	wg   *wgctrl.Client
 	nl   *netlink.Handle
-	// paths is nil where the process may ask for no echoes.
+	// paths is nil where the process may ask for no echoes (net.ipv4.ping_group_range), or count no packets.
 	paths *paths
 
 	mu     sync.Mutex // one configuration change at a time
@@ -143,7 +143,7 @@ func (d *Device) open(o Options) (err error) {
 	d.port = uint16(state.ListenPort)
 	log := cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if d.paths, err = newPaths(d.Link, func() (*wgtypes.Device, error) { return d.wg.Device(d.name) }, log); err != nil {
-		log.Warn("the MTU of paths is not found out: this process may not ask for echoes (net.ipv4.ping_group_range)", "error", err.Error())
+		log.Warn("the MTU of paths is not found out", "error", err.Error())
 		return nil
 	}
 	d.paths.setInterface(o.Interface)

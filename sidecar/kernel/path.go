@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -23,6 +24,9 @@ import (
 // lookEvery is how often it is looked whether data leaves, unless looking itself takes more than a hundredth of that.
 const lookEvery = 500 * time.Millisecond
 
+// mostInVain is how many looks packets have to leave in that were counted.
+const mostInVain = 20
+
 // paths finds out how long the packets to each peer may be. What package pathmtu decides is done here, through the interface: no packet
 // passes by us, so what leaves is seen from counters, and probes are echo requests that the kernel encrypts. The kernel lets what it sends be
 // cut on the way, where that is IPv4: a packet that arrives in fragments counts as one that arrives.
@@ -37,14 +41,17 @@ type paths struct {
 	stop   context.CancelFunc
 	ended  sync.WaitGroup
 
+	long   uint64 // packets that could be too long, at the last look; only run's goroutine looks
+	vain   int    // looks since then that found nobody whom they went to
+	failed bool   // the last look
+
 	mu    sync.Mutex // guards what follows; never held while the kernel is asked
 	own   []netip.Addr
 	mtu   int
 	peers map[key.Public]*path
-	long  uint64 // packets that could be too long, at the last look
 
 	number uint16
-	probes [256]probe // the last ones, by number
+	probes map[uint16]probe // that were not answered yet, by number
 
 	telling sync.Mutex // one at a time, and the last one last
 }
@@ -54,7 +61,8 @@ type path struct {
 	search  pathmtu.Search
 	target  pathmtu.Aim
 	allowed []netip.Prefix
-	told    int // the limit that was told last
+	dialled netip.AddrPort // the endpoint that was configured last
+	told    int            // the limit that was told last
 
 	looked     bool // the following is of the last look
 	tx, rx     uint64
@@ -69,13 +77,17 @@ type probe struct {
 	number uint16
 	peer   key.Public
 	to     netip.Addr
-	size   int // zero: none, or it was answered
+	size   int
 	sent   time.Duration
 }
 
+// forgetAfter is more than any answer is waited for.
+const forgetAfter = 10 * time.Second
+
 // newPaths begins to look. It is an error where the process may have no sockets for echo requests.
 func newPaths(link *oslink.Link, state func() (*wgtypes.Device, error), log *slog.Logger) (*paths, error) {
-	p := &paths{link: link, state: state, log: log, began: time.Now(), token: rand.Uint64(), wake: make(chan struct{}, 1), peers: make(map[key.Public]*path)}
+	p := &paths{link: link, state: state, log: log, began: time.Now(), token: rand.Uint64(), wake: make(chan struct{}, 1), peers: make(map[key.Public]*path),
+		probes: make(map[uint16]probe)}
 	var err error
 	if p.echoes, err = link.OpenEchoes(p.answered); err != nil {
 		return nil, err
@@ -135,7 +147,10 @@ func (p *paths) setPeers(is delta.Registry) {
 		if o.target.Set(c) {
 			o.search.Anew()
 		}
-		o.allowed = c.AllowedIPs
+		if c.Endpoint != o.dialled {
+			p.moved(o)
+		}
+		o.allowed, o.dialled = c.AllowedIPs, c.Endpoint
 		limited = limited || o.told != 0
 	}
 	p.mu.Unlock()
@@ -147,11 +162,7 @@ func (p *paths) setPeers(is delta.Registry) {
 // moved has a path looked into anew. What is still answered by the old one says nothing of it. The caller holds the lock.
 func (p *paths) moved(o *path) {
 	o.search.Moved()
-	for i := range p.probes {
-		if p.peers[p.probes[i].peer] == o {
-			p.probes[i].size = 0
-		}
-	}
+	maps.DeleteFunc(p.probes, func(_ uint16, r probe) bool { return p.peers[r.peer] == o })
 }
 
 // stats is what is known of the path to a peer, for PeerStats.
@@ -188,34 +199,38 @@ func (p *paths) run(ctx context.Context) {
 
 // look looks whether packets have left that could be too long, and to whom.
 func (p *paths) look() {
+	err := p.lookAt()
+	if err != nil && !p.failed {
+		p.log.Warn("it is not seen whether data leaves: the MTU of paths is not looked into meanwhile", "error", err.Error())
+	}
+	p.failed = err != nil
+}
+
+func (p *paths) lookAt() error {
 	long, err := p.link.LongSent()
-	if err != nil || !p.grew(long) {
-		return
+	if err != nil || long == p.long {
+		return err
 	}
 	state, err := p.state()
 	if err != nil {
-		return
+		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
+	now, seen := p.now(), false
 	for i := range state.Peers {
-		if o := p.peers[key.Public(state.Peers[i].PublicKey)]; o != nil {
-			p.see(o, now, peerStats(state.Peers[i]))
+		if o := p.peers[key.Public(state.Peers[i].PublicKey)]; o != nil && p.see(o, now, peerStats(state.Peers[i])) {
+			seen = true
 		}
 	}
+	if p.vain++; seen || p.vain > mostInVain { // else they wait for a session, and the next look has them
+		p.long, p.vain = long, 0
+	}
+	return nil
 }
 
-func (p *paths) grew(long uint64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	grew := long != p.long
-	p.long = long
-	return grew
-}
-
-// see compares a peer's counters with those of the last look. The caller holds the lock.
-func (p *paths) see(o *path, now time.Duration, is datapath.PeerStats) {
+// see compares a peer's counters with those of the last look, and says whether data has left. The caller holds the lock.
+func (p *paths) see(o *path, now time.Duration, is datapath.PeerStats) bool {
 	sent, first := is.TxBytes-o.tx, !o.looked
 	switch {
 	case is.RxBytes != o.rx || first:
@@ -233,13 +248,14 @@ func (p *paths) see(o *path, now time.Duration, is datapath.PeerStats) {
 	o.looked, o.asked = true, 0
 	o.tx, o.rx, o.endpoint, o.handshake = is.TxBytes, is.RxBytes, is.Endpoint, is.LastHandshake
 	if !data || o.target.None() {
-		return
+		return data
 	}
 	silence := time.Duration(0)
 	if o.unanswered != 0 {
 		silence = now - o.unanswered
 	}
 	o.search.Data(now, p.mtu, p.mtu, silence)
+	return true
 }
 
 // gone is how far handshakes are apart between which a session has ended.
@@ -256,6 +272,7 @@ func (p *paths) step() time.Duration {
 	next, tell := time.Hour, false
 	p.mu.Lock()
 	now := p.now()
+	maps.DeleteFunc(p.probes, func(_ uint16, r probe) bool { return now-r.sent > forgetAfter })
 	for k, o := range p.peers {
 		sizes := o.search.Next(now)
 		if o.search.Silent() && sizes != (pathmtu.Round{}) {
@@ -268,7 +285,7 @@ func (p *paths) step() time.Duration {
 			}
 			p.number++
 			r := probe{p.number, k, to, size, now}
-			p.probes[int(p.number)%len(p.probes)] = r
+			p.probes[p.number] = r
 			o.asked += uint64(size + wire)
 			due = append(due, request{r, from})
 		}
@@ -281,13 +298,13 @@ func (p *paths) step() time.Duration {
 		}
 	}
 	p.mu.Unlock()
-	if tell {
-		p.tell()
-	}
 	for _, r := range due {
 		if err := p.ask(r.from, r.probe); err != nil {
 			p.log.Debug("a probe was not sent", "peer", r.peer.String(), "bytes", r.size, "error", err)
 		}
+	}
+	if tell { // after what is due: the time of answers runs
+		p.tell()
 	}
 	return next
 }
@@ -315,15 +332,14 @@ func (p *paths) answered(from netip.Addr, number uint16, data []byte) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r := &p.probes[int(number)%len(p.probes)]
+	r, sent := p.probes[number]
 	o := p.peers[r.peer]
-	if o == nil || r.number != number || r.to != from || r.size != len(data)+headers {
+	if !sent || o == nil || r.to != from || r.size != len(data)+headers {
 		return
 	}
-	size := r.size
-	r.size = 0
+	delete(p.probes, number)
 	now := p.now()
-	o.search.Answered(now, size, now-r.sent)
+	o.search.Answered(now, r.size, now-r.sent)
 	select {
 	case p.wake <- struct{}{}: // it goes on, or tells
 	default:

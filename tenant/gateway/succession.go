@@ -22,7 +22,7 @@ import (
 const (
 	annotationLeaving = "tenantwire.dev/leaving" // the holder's name
 	annotationNext    = "tenantwire.dev/next"    // the name of who takes over
-	annotationReady   = "tenantwire.dev/ready"   // the same, once the kubelet knows
+	annotationReady   = "tenantwire.dev/ready"   // the same, once the kubelet knows; empty before, and not there at all if nobody will say
 )
 
 // ending says whether the holder's time is about to be over.
@@ -43,10 +43,10 @@ func (l *lease) foresee(ctx context.Context, o *coordinationv1.Lease) {
 	case next == l.identity:
 		l.expect(true)
 		if l.foretold.Load() && o.Annotations[annotationReady] != l.identity {
-			l.write(ctx, o, annotationReady)
+			l.write(ctx, o, map[string]string{annotationReady: l.identity})
 		}
 	case next == "" || next == holder(o):
-		if l.write(ctx, o, annotationNext) {
+		if l.write(ctx, o, map[string]string{annotationNext: l.identity, annotationReady: ""}) {
 			l.expect(true)
 		}
 	default:
@@ -54,10 +54,12 @@ func (l *lease) foresee(ctx context.Context, o *coordinationv1.Lease) {
 	}
 }
 
-// write puts our name into an annotation; false: not this time, as the Lease has changed. The next look says how.
-func (l *lease) write(ctx context.Context, o *coordinationv1.Lease, annotation string) bool {
+// write changes annotations; false: not this time, as the Lease has changed. The next look says how.
+func (l *lease) write(ctx context.Context, o *coordinationv1.Lease, annotations map[string]string) bool {
 	o = o.DeepCopy()
-	metav1.SetMetaDataAnnotation(&o.ObjectMeta, annotation, l.identity)
+	for name, value := range annotations {
+		metav1.SetMetaDataAnnotation(&o.ObjectMeta, name, value)
+	}
 	o, err := l.client.Update(ctx, o, metav1.UpdateOptions{})
 	if err != nil {
 		return false
@@ -144,9 +146,10 @@ func (l *lease) succeeded() bool {
 	return next != "" && next != l.identity
 }
 
-// successorReady says whether the kubelet knows that who is next is ready.
+// successorReady says whether the kubelet knows that who is next is ready, or nobody will say so: a version before did not.
 func (l *lease) successorReady() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.current.Annotations[annotationReady] == l.current.Annotations[annotationNext]
+	ready, told := l.current.Annotations[annotationReady]
+	return !told || ready == l.current.Annotations[annotationNext]
 }

@@ -155,33 +155,47 @@ func (l *lab) lease(t *testing.T) *coordinationv1.Lease {
 
 // Who leaves waits until the kubelet knows that who is next is ready, but not for ever.
 func TestLeaverAwaitsTheKubelet(t *testing.T) {
+	const never = 10 * time.Minute // more than any test waits
 	for name, c := range map[string]struct {
 		probed time.Duration
 		asked  bool
-	}{"asked": {15 * time.Second, true}, "never asked": {time.Second, false}} {
+	}{"asked": {never, true}, "never asked": {time.Second, false}} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			change := func(o *Options) {
-				o.Linger, o.Timing.Notice, o.Timing.Probed = 20*time.Second, 10*time.Millisecond, c.probed
-			}
-			first := l.start(t, "first", change)
+			first := l.start(t, "first", func(o *Options) { o.Linger, o.Timing.Notice, o.Timing.Probed = never, 10*time.Millisecond, c.probed })
 			eventually(t, "the first is active", first.active)
 			second := l.start(t, "second")
 			eventually(t, "the second stands by", func() bool { text, _ := second.says(); return text == "stands by\n" })
 			first.cancel()
+			eventually(t, "the second is next", func() bool { return l.lease(t).Annotations[annotationNext] == "second" })
+			time.Sleep(500 * time.Millisecond)
+			if h := holder(l.lease(t)); h != "first" {
+				t.Errorf("held by %q, and the kubelet does not know of the second", h)
+			}
 			if c.asked {
-				eventually(t, "the second is next", func() bool { return l.lease(t).Annotations[annotationNext] == "second" })
-				time.Sleep(500 * time.Millisecond)
-				if h := holder(l.lease(t)); h != "first" {
-					t.Errorf("held by %q, and the kubelet does not know of the second", h)
-				}
 				eventually(t, "the second is asked", func() bool { _, ready := second.says(); return ready })
 			}
 			eventually(t, "the second has it", func() bool { return holder(l.lease(t)) == "second" })
-			eventually(t, "the second is active", second.active)
 			<-first.done
 			must(t, first.err)
 		})
+	}
+}
+
+// Who is next and of a version that never says that the kubelet knows is not waited for.
+func TestSuccessorOfBefore(t *testing.T) {
+	for name, c := range map[string]struct {
+		annotations map[string]string
+		want        bool
+	}{
+		"it will say":     {map[string]string{annotationNext: "b", annotationReady: ""}, false},
+		"it says so":      {map[string]string{annotationNext: "b", annotationReady: "b"}, true},
+		"another did":     {map[string]string{annotationNext: "b", annotationReady: "c"}, false},
+		"it says nothing": {map[string]string{annotationNext: "b"}, true},
+	} {
+		if got := (&lease{current: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: c.annotations}}}).successorReady(); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }
 
