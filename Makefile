@@ -58,10 +58,10 @@ image: ## Build the container images as archives dist/tenantwire-*.tar (TAG=dev)
 
 .PHONY: release release-verify
 release: ## Make the release VERSION=vX.Y.Z of the commit in dist/release, without a network if Go's module cache has it all
-	go -C build run ./release -root $(CURDIR) -version $(VERSION) $(RELEASEFLAGS)
+	go -C build run ./release -root $(CURDIR) -version "$(VERSION)" $(RELEASEFLAGS)
 
 release-verify: ## Check the release VERSION=vX.Y.Z in dist/release
-	go -C build run ./release -verify -root $(CURDIR) -version $(VERSION) $(RELEASEFLAGS)
+	go -C build run ./release -verify -root $(CURDIR) -version "$(VERSION)" $(RELEASEFLAGS)
 
 clean: ## Remove dist/ (the cache of the test cluster stays, see test/cluster)
 	rm -rf dist
