@@ -215,7 +215,9 @@ func (r *Run) Headlines() (out []Headline) {
 	}
 	hub := []string{"cpu-hub-up1", "cpu-hub-down1", "cpu-hub-up8", "active10", "active10-of1000", "cpu-hub-active10-of1000"}
 	add("gateway", "gateway-wggo", append(append(hub, "udp64", "udp1400"), traffic...)...)
-	add("gateway", "gateway-kernel", append(hub, traffic...)...)
+	for _, c := range []string{"gateway", "gateway-in-kernel"} {
+		add(c, "gateway-kernel", append(hub, traffic...)...)
+	}
 	for _, ends := range []string{"", "-sym"} {
 		for _, peer := range peers {
 			add("netstack"+ends, peer+ends, append([]string{"cpu", "cpu-both"}, traffic...)...)

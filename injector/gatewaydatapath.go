@@ -48,9 +48,9 @@ func (c *Config) gatewayGrant(t *v1alpha1.TenantTunnel, at Site) (g grant, refus
 	switch choice {
 	case v1alpha1.DatapathNetstack:
 		return grant{choice: choice}, ""
-	case v1alpha1.DatapathAuto, v1alpha1.DatapathTUN:
+	case v1alpha1.DatapathAuto, v1alpha1.DatapathTUN, v1alpha1.DatapathKernel:
 	default:
-		return grant{choice: v1alpha1.DatapathNetstack}, fmt.Sprintf("tunnel %s says spec.gateway.datapath: %s, which a gateway cannot have: set it to Auto, TUN or Netstack", t.Name, choice)
+		return grant{choice: v1alpha1.DatapathNetstack}, fmt.Sprintf("tunnel %s says spec.gateway.datapath: %s, which a gateway cannot have: set it to Auto, TUN, Kernel or Netstack", t.Name, choice)
 	}
 	level, says := podSecurity(at.Namespace, c.PodSecurityDefault)
 	switch {

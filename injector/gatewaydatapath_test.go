@@ -73,7 +73,8 @@ func TestGatewayGrants(t *testing.T) {
 		{choice: v1alpha1.DatapathAuto, level: Privileged, told: "--datapath=Auto", netAdmin: true},
 		{choice: v1alpha1.DatapathAuto, level: Privileged, forAuto: true, told: "--datapath=Auto", netAdmin: true, device: true},
 		{choice: v1alpha1.DatapathAuto, level: Restricted, forAuto: true, told: "--datapath-why=Auto: Netstack; namespace shop enforces Pod Security level restricted, which forbids NET_ADMIN"},
-		{choice: v1alpha1.DatapathKernel, level: Privileged, refused: "which a gateway cannot have"},
+		{choice: v1alpha1.DatapathKernel, level: Privileged, forAuto: true, told: "--datapath=Kernel", netAdmin: true},
+		{choice: v1alpha1.DatapathKernel, level: Baseline, refused: "spec.gateway.datapath: Kernel, which needs NET_ADMIN"},
 		{choice: "Warp", level: Privileged, refused: "which a gateway cannot have"},
 	} {
 		c, tunnel := testGateway()

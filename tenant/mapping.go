@@ -49,8 +49,13 @@ func (p *peer) parseMappings(mappings []v1alpha1.RouteMapping) error {
 
 // mappable says what keeps a peer from having mappings in this tunnel, beside what others hold.
 func (c *contest) mappable(p *peer) error {
-	if len(p.mappings) > 0 && c.tunnel.Spec.Gateway == nil {
+	switch g := c.tunnel.Spec.Gateway; {
+	case len(p.mappings) == 0:
+		return nil
+	case g == nil:
 		return fmt.Errorf("spec.mappings: tunnel %s has no spec.gateway, and members do not rewrite addresses", c.tunnel.Name)
+	case g.Datapath == v1alpha1.DatapathKernel:
+		return fmt.Errorf("spec.mappings: tunnel %s says spec.gateway.datapath: Kernel, which does not rewrite addresses; Netstack, TUN and Auto do", c.tunnel.Name)
 	}
 	return nil
 }

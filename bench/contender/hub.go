@@ -33,6 +33,7 @@ func Gateways() []Contender {
 		{Name: "direct", near: wggo, far: sidecar},
 		{Name: "gateway", near: wggo, via: sidecar, far: sidecar},
 		{Name: "gateway-wggo", near: wggo, via: kind{"wggo", forwarding(startWireguardGo)}, far: sidecar},
+		{Name: "gateway-in-kernel", near: wggo, via: kind{"Kernel", startSidecar("Kernel")}, far: sidecar, kernel: true},
 		{Name: "gateway-kernel", near: wggo, via: kind{"plain", forwarding(startPlainKernel)}, far: sidecar, kernel: true},
 	}
 }

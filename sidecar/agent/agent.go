@@ -51,7 +51,7 @@ type Options struct {
 	// PresharedKeys is a folder with a file for each preshared key that the coordinator names; empty: none is found.
 	PresharedKeys string
 	Relays        bool            // a gateway: other pods may come in by the pod's address, as the coordinator says
-	MaySend       func() bool     // asked before anything leaves; nil: always
+	Fence         *datapath.Fence // until when anything may leave; nil: always
 	Active        <-chan struct{} // closed when this process may carry traffic; until then it stands by. Nil: at once
 	Soon          <-chan bool     // with Active: says that this will be soon, and when it will not be after all; nil: nobody knows
 	Foretold      func()          // with Soon: called when who asks for readiness was answered that it will be soon; nil: nobody
@@ -176,7 +176,7 @@ func newMember(o Options) (*member, error) {
 	}
 	plane := newPlane(private, o.ListenPort, chosen, o.Log)
 	plane.version = o.Version
-	plane.standby, plane.maySend, plane.prepared, plane.foretold = o.Active != nil, o.MaySend, o.Prepared, o.Foretold
+	plane.standby, plane.fence, plane.prepared, plane.foretold = o.Active != nil, o.Fence, o.Prepared, o.Foretold
 	plane.apart = o.Relays // peers' routes may lead over what a gateway needs itself, the API server and other pods
 	plane.preshared, plane.dns, plane.podIP = presharedKeys(o.PresharedKeys), o.DNS, o.PodIP
 	m := &member{

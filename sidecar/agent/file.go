@@ -210,9 +210,6 @@ func (f *file) iface() (datapath.Interface, error) {
 	if i.Hub, err = f.Interface.Hub.boolean(); err != nil {
 		return i, fmt.Errorf("interface.hub: %w", err)
 	}
-	if i.Hub && f.Interface.Datapath == scalar(datapath.Kernel) {
-		return i, errors.New("interface.hub: the datapath Kernel cannot be one, want interface.datapath Netstack, TUN or Auto")
-	}
 	if m := f.Interface.MTU; m != "" && m != "0" {
 		n, err := strconv.Atoi(string(m))
 		if err != nil || n < wire.MinMTU || n > wire.MaxMTU {

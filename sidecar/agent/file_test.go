@@ -144,7 +144,6 @@ func TestParseStaticRefuses(t *testing.T) {
 		{"MTU as text", "mtu: 1400", "mtu: 1400 bytes", []string{"interface.mtu", `"1400 bytes"`, "1280"}},
 		{"hub of nobody", "mtu: 1400", "hub: true", []string{"interface.hub", "0 of 2 peers", "outside: true"}},
 		{"hub that is no yes or no", "mtu: 1400", "hub: both", []string{"interface.hub", `"both"`, "true or false"}},
-		{"hub in the kernel", "datapath: Auto", "datapath: Kernel\n  hub: true", []string{"interface.hub", "Kernel", "Netstack, TUN or Auto"}},
 		{"outside without a hub", "keepalive: 25s", "outside: true", []string{"peers[].outside", "interface.hub: true"}},
 		{"outside that is no yes or no", "keepalive: 25s", "outside: yes", []string{"peers[0].outside", `"yes"`, "true or false"}},
 		{"no public key", "publicKey: " + peerA, "publicKey: ''", []string{"peers[0].publicKey", "44 characters"}},

@@ -57,10 +57,10 @@ type plane struct {
 	listenPort uint16
 	chosen     choice
 	podIP      netip.Addr
-	maySend    func() bool // nil: always
-	apart      bool        // nobody but the relay uses the tunnel's routes
-	prepared   func()      // nil: nobody asks
-	foretold   func()      // nil: nobody is told
+	fence      *datapath.Fence // nil: always open
+	apart      bool            // nobody but the relay uses the tunnel's routes
+	prepared   func()          // nil: nobody asks
+	foretold   func()          // nil: nobody is told
 	log        *slog.Logger
 	version    string // of the program
 	preshared  presharedKeys
@@ -136,7 +136,7 @@ func (p *plane) applyLocked(d desired) error {
 func (p *plane) applyDevice(d desired) error {
 	if p.device == nil {
 		dev, err := auto.Open(p.chosen.kind, auto.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, Apart: p.apart,
-			MaySend: p.maySend, Logger: p.log})
+			Fence: p.fence, Logger: p.log})
 		if err != nil {
 			return fmt.Errorf("open device: %w", err)
 		}
@@ -207,7 +207,7 @@ func (p *plane) up() (bool, string) {
 	if p.draining.Load() {
 		return false, "shutting down"
 	}
-	may := p.maySend == nil || p.maySend()
+	may := p.fence.Open()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {

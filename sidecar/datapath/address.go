@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // ErrNotUnicast is in every error about an address that no end of a tunnel can have.
@@ -51,4 +52,23 @@ func Unicast(a netip.Addr) bool {
 		compat := [12]byte(b[:12]) == [12]byte{} // ::/96, the deprecated IPv4-compatible form
 		return !compat
 	}
+}
+
+// ordinary says whether every address of a range can be a host's.
+func ordinary(p netip.Prefix) bool {
+	for _, r := range special {
+		if r.Overlaps(p) {
+			return false
+		}
+	}
+	return true
+}
+
+// Special are the ranges that Unicast refuses, as far as they are more than single addresses.
+func Special() []netip.Prefix { return slices.Clone(special) }
+
+var special = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"),
+	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0/96"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
 }

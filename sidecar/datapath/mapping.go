@@ -46,23 +46,6 @@ func (m Mapping) Validate() error {
 	return nil
 }
 
-// ordinary says whether every address of a range can be a host's.
-func ordinary(p netip.Prefix) bool {
-	for _, r := range special {
-		if r.Overlaps(p) {
-			return false
-		}
-	}
-	return true
-}
-
-// special are the ranges that Unicast refuses, as far as they are more than single addresses.
-var special = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("224.0.0.0/3"),
-	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0/96"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
-}
-
 // CheckMappings says what is wrong with the mappings of a peer that may use the given inner addresses besides. What is seen is nobody
 // else's, and neither range overlaps addresses that are not mapped: so each address means one thing in either direction.
 func CheckMappings(mappings []Mapping, others []netip.Prefix) error {

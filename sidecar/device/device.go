@@ -25,8 +25,8 @@ type Options struct {
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
 	Limits     netstack.Limits
-	MaySend    func() bool  // see the engine's; nil: always
-	Logger     *slog.Logger // nil discards
+	Fence      *datapath.Fence // until when anything may leave; nil: always
+	Logger     *slog.Logger    // nil discards
 }
 
 // Device is one userspace WireGuard interface on a netstack: the datapath that needs no privileges.
@@ -58,7 +58,7 @@ func Open(o Options) (*Device, error) {
 		return nil, fmt.Errorf("open device: %w", err)
 	}
 	e, err := wireguard.Open(wireguard.Options{
-		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Logger: o.Logger, MTU: s.MTU, Deliver: s.Deliver, MaySend: o.MaySend,
+		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Logger: o.Logger, MTU: s.MTU, Deliver: s.Deliver, MaySend: o.Fence.Open,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", errors.Join(err, s.Close()))

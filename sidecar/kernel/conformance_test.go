@@ -86,7 +86,7 @@ func TestInterop(t *testing.T) {
 // vmRun runs a command in a guest with a kernel that has WireGuard; see its --help.
 const vmRun = "../../test/guest/vm-run"
 
-// TestInGuest runs TestConformance and TestPathThatShrinks in a guest, where this machine's kernel has no WireGuard. Guests are emulated and slow: -short, and the
+// TestInGuest runs the tests of this package in a guest, where this machine's kernel has no WireGuard. Guests are emulated and slow: -short, and the
 // interop tests, which take ten minutes and more, only where TENANTWIRE_GUEST_TESTS (a pattern for -run) asks for them.
 func TestInGuest(t *testing.T) {
 	if guest.Inside() {
@@ -100,7 +100,7 @@ func TestInGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The suite's own limit is the shorter one: what hangs is then seen in a dump of its goroutines.
-	run, limit, timeout := "^Test(Conformance|PathThatShrinks)$", "14m", 15*time.Minute
+	run, limit, timeout := "^Test(Conformance|PathThatShrinks|Fence|HubHops|HubLeadsNowhereElse|HubLimits|HubChangesDisturbNobody|HubTellsTCPOfShortPaths)$", "14m", 15*time.Minute
 	if f := os.Getenv("TENANTWIRE_GUEST_TESTS"); f != "" {
 		run, limit, timeout = f, "38m", 40*time.Minute
 	}

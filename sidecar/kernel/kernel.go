@@ -30,6 +30,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/delta"
+	"github.com/tenantwire/tenantwire/sidecar/kernel/hub"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 	"github.com/tenantwire/tenantwire/sidecar/oslink"
 )
@@ -40,9 +41,9 @@ type Options struct {
 	PrivateKey key.Private
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
-	Apart      bool         // nobody but the interface's own addresses uses its routes
-	MaySend    func() bool  // must be nil: no packet passes through us
-	Logger     *slog.Logger // nil discards
+	Apart      bool            // nobody but the interface's own addresses uses its routes
+	Fence      *datapath.Fence // until when anything may leave; nil: always
+	Logger     *slog.Logger    // nil discards
 }
 
 // Device is one WireGuard interface of the kernel's.
@@ -53,10 +54,14 @@ type Device struct {
 	port uint16
 	wg   *wgctrl.Client
 	nl   *netlink.Handle
+	log  *slog.Logger
 	// paths is nil where the process may ask for no echoes (net.ipv4.ping_group_range), or count no packets.
 	paths *paths
+	fence *fence // nil: nobody but us speaks in our name
+	hub   *hub.Hub
 
 	mu     sync.Mutex // one configuration change at a time
+	own    []netip.Addr
 	peers  delta.Registry
 	closed bool
 }
@@ -64,6 +69,8 @@ type Device struct {
 var (
 	_ datapath.Datapath = (*Device)(nil)
 	_ datapath.Gate     = (*Device)(nil)
+	_ datapath.Limiter  = (*Device)(nil)
+	_ datapath.Grouper  = (*Device)(nil)
 )
 
 // Open brings an interface up without peers.
@@ -71,35 +78,15 @@ func Open(o Options) (*Device, error) {
 	if o.PrivateKey.IsZero() {
 		return nil, errors.New("open Kernel datapath: no private key")
 	}
-	if o.MaySend != nil {
-		return nil, errors.New("open Kernel datapath: it cannot ask before a packet leaves")
-	}
 	if err := o.Interface.Validate(); err != nil {
 		return nil, fmt.Errorf("open Kernel datapath: %w", err)
 	}
-	d := &Device{name: o.Name, self: o.PrivateKey.Public(), peers: make(delta.Registry)}
+	d := &Device{name: o.Name, self: o.PrivateKey.Public(), peers: make(delta.Registry), log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler))}
 	if err := d.open(o); err != nil {
 		_ = d.Close()
 		return nil, fmt.Errorf("open Kernel datapath: %w", err)
 	}
 	return d, nil
-}
-
-// errNoHub: what is between its peers passes by the process, and the rules of the kernel let none of it on.
-var errNoHub = errors.New("it does not pass packets on between peers")
-
-// SetInterface changes addresses and MTU; see datapath.Datapath.
-func (d *Device) SetInterface(i datapath.Interface) error {
-	if i.Hub {
-		return fmt.Errorf("set interface: %w", errNoHub)
-	}
-	if err := d.Link.SetInterface(i); err != nil {
-		return err
-	}
-	if d.paths != nil {
-		d.paths.setInterface(i)
-	}
-	return nil
 }
 
 func (d *Device) open(o Options) (err error) {
@@ -117,10 +104,19 @@ func (d *Device) open(o Options) (err error) {
 	if d.Link, err = oslink.Open(d.name, o.Logger); err != nil {
 		return err
 	}
+	if d.hub, err = hub.New(d.name, d.Index()); err != nil {
+		return err
+	}
 	if o.Apart {
 		if err := d.KeepApart(); err != nil {
 			return err
 		}
+	}
+	if o.Fence != nil {
+		if d.fence, err = newFence(d.name, o.Fence, d.log); err != nil {
+			return err
+		}
+		d.fence.follow()
 	}
 	private, err := wgtypes.ParseKey(o.PrivateKey.Reveal())
 	if err != nil {
@@ -141,9 +137,8 @@ func (d *Device) open(o Options) (err error) {
 		return fmt.Errorf("read %s: %w", d.name, err)
 	}
 	d.port = uint16(state.ListenPort)
-	log := cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	if d.paths, err = newPaths(d.Link, func() (*wgtypes.Device, error) { return d.wg.Device(d.name) }, log); err != nil {
-		log.Warn("the MTU of paths is not found out", "error", err.Error())
+	if d.paths, err = newPaths(d); err != nil {
+		d.log.Warn("the MTU of paths is not found out", "error", err.Error())
 		return nil
 	}
 	d.paths.setInterface(o.Interface)
@@ -180,9 +175,6 @@ func create(nl *netlink.Handle, name string) error {
 
 // Probe says whether a WireGuard interface can be had here, by making one of that name, with these addresses, and removing it.
 func Probe(name string, like datapath.Interface) error {
-	if like.Hub {
-		return errNoHub
-	}
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
@@ -191,7 +183,11 @@ func Probe(name string, like datapath.Interface) error {
 	if err := create(nl, name); err != nil {
 		return err
 	}
-	return errors.Join(oslink.Probe(name, like), remove(nl, name))
+	err = oslink.Probe(name, like)
+	if like.Hub && err == nil {
+		err = probeHub(nl, name)
+	}
+	return errors.Join(err, remove(nl, name))
 }
 
 func remove(nl *netlink.Handle, name string) error {
@@ -210,7 +206,7 @@ func (d *Device) Kind() datapath.Kind { return datapath.Kernel }
 
 // Capabilities are a kernel's: it completes handshakes by itself.
 func (d *Device) Capabilities() datapath.Capabilities {
-	return datapath.Capabilities{PathMTU: d.paths != nil}
+	return datapath.Capabilities{Hub: true, PathMTU: d.paths != nil}
 }
 
 // ListenPort is the outer UDP port in use.
@@ -237,11 +233,14 @@ func (d *Device) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error 
 	}
 	next := maps.Clone(d.peers)
 	next.Commit(change)
-	if err = d.apply(change.Changes); err == nil {
-		err = d.SetRoutes(next.Routes())
-	}
+	err = d.hub.Set(d.own, next, func() error {
+		if err := d.apply(change.Changes); err != nil {
+			return err
+		}
+		return d.SetRoutes(next.Routes())
+	})
 	if err != nil { // the kernel takes a long list in several messages; what it refuses half way is put back as it was
-		return fmt.Errorf("update peers: %w", errors.Join(err, d.apply(d.peers.Restore(change.Changes))))
+		return fmt.Errorf("update peers: %w", errors.Join(err, d.apply(d.peers.Restore(change.Changes)), d.SetRoutes(d.peers.Routes())))
 	}
 	d.peers = next
 	if d.paths != nil {
@@ -346,9 +345,15 @@ func (d *Device) Close() error {
 	if d.Link != nil {
 		errs = append(errs, d.Link.Close())
 	}
+	if d.hub != nil {
+		errs = append(errs, d.hub.Close())
+	}
 	if d.nl != nil {
 		errs = append(errs, remove(d.nl, d.name))
 		d.nl.Close()
+	}
+	if d.fence != nil {
+		errs = append(errs, d.fence.close())
 	}
 	if d.wg != nil {
 		errs = append(errs, d.wg.Close())

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
-
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/delta"
 	"github.com/tenantwire/tenantwire/sidecar/key"
@@ -31,9 +29,8 @@ const mostInVain = 20
 // passes by us, so what leaves is seen from counters, and probes are echo requests that the kernel encrypts. The kernel lets what it sends be
 // cut on the way, where that is IPv4: a packet that arrives in fragments counts as one that arrives.
 type paths struct {
-	link   *oslink.Link
+	device *Device
 	echoes *oslink.Echoes
-	state  func() (*wgtypes.Device, error)
 	log    *slog.Logger
 	began  time.Time
 	token  uint64
@@ -85,14 +82,14 @@ type probe struct {
 const forgetAfter = 10 * time.Second
 
 // newPaths begins to look. It is an error where the process may have no sockets for echo requests.
-func newPaths(link *oslink.Link, state func() (*wgtypes.Device, error), log *slog.Logger) (*paths, error) {
-	p := &paths{link: link, state: state, log: log, began: time.Now(), token: rand.Uint64(), wake: make(chan struct{}, 1), peers: make(map[key.Public]*path),
+func newPaths(d *Device) (*paths, error) {
+	p := &paths{device: d, log: d.log, began: time.Now(), token: rand.Uint64(), wake: make(chan struct{}, 1), peers: make(map[key.Public]*path),
 		probes: make(map[uint16]probe)}
 	var err error
-	if p.echoes, err = link.OpenEchoes(p.answered); err != nil {
+	if p.echoes, err = d.OpenEchoes(p.answered); err != nil {
 		return nil, err
 	}
-	if err := link.CountLong(pathmtu.Floor); err != nil {
+	if err := d.CountLong(pathmtu.Floor); err != nil {
 		p.echoes.Close()
 		return nil, err
 	}
@@ -207,11 +204,11 @@ func (p *paths) look() {
 }
 
 func (p *paths) lookAt() error {
-	long, err := p.link.LongSent()
+	long, err := p.device.longSent()
 	if err != nil || long == p.long {
 		return err
 	}
-	state, err := p.state()
+	state, err := p.device.wg.Device(p.device.name)
 	if err != nil {
 		return err
 	}
@@ -361,7 +358,7 @@ func (p *paths) tell() {
 		}
 	}
 	p.mu.Unlock()
-	if err := p.link.SetPathMTUs(limits); err != nil {
+	if err := p.device.followPaths(limits); err != nil {
 		p.log.Warn("the MTU of routes could not be set", "error", err.Error())
 	}
 }

@@ -85,6 +85,9 @@ var (
 	_ datapath.Gate    = (*Link)(nil)
 )
 
+// Index is the interface's.
+func (l *Link) Index() int { return l.link.Attrs().Index }
+
 // GroupBy sets which addresses are one peer's; see datapath.Grouper.
 func (l *Link) GroupBy(peerOf func(netip.Addr) netip.Addr) {
 	l.tcpSlots.GroupBy(peerOf)

@@ -3,14 +3,13 @@
 package oslink
 
 import (
-	"errors"
 	"fmt"
 	"net"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/tenantwire/tenantwire/sidecar/nft"
 )
 
 // longSent names the counter, in the interface's table.
@@ -36,37 +35,23 @@ func (l *Link) LongSent() (uint64, error) {
 	return l.policy.longSent()
 }
 
-func (p *policy) counter() *nftables.NamedObj {
-	return &nftables.NamedObj{Table: p.table, Name: longSent, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
-}
-
 // countLong adds the one chain that what leaves passes. Whether it leaves by the interface is asked first: most does not, the tunnel's own
 // encrypted packets among it.
 func (p *policy) countLong(size uint32) error {
 	priority := *nftables.ChainPriorityFilter
-	chain := p.nft.AddChain(&nftables.Chain{Name: "sent", Table: p.table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: &priority})
-	p.nft.AddObj(p.counter())
-	p.rule(chain, p.out(), not(l4proto(unix.IPPROTO_ICMP)), not(l4proto(unix.IPPROTO_ICMPV6)), []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyLEN, Register: 1},
-		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4},
-		&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: binaryutil.BigEndian.PutUint32(size)},
-		&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: longSent},
-	})
-	if err := p.nft.Flush(); err != nil {
+	chain := p.conn.AddChain(&nftables.Chain{Name: "sent", Table: p.table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: &priority})
+	p.conn.AddObj(nft.Counter(p.table, longSent))
+	p.rule(chain, p.out(), nft.Not(nft.L4(unix.IPPROTO_ICMP)), nft.Not(nft.L4(unix.IPPROTO_ICMPV6)), nft.Longer(size), nft.Count(longSent))
+	if err := p.conn.Flush(); err != nil {
 		return fmt.Errorf("count packets: %w", err)
 	}
 	return nil
 }
 
 func (p *policy) longSent() (uint64, error) {
-	o, err := p.nft.GetObject(p.counter())
+	o, err := p.conn.GetObject(nft.Counter(p.table, longSent))
 	if err != nil {
 		return 0, fmt.Errorf("read counted packets: %w", err)
 	}
-	if named, ok := o.(*nftables.NamedObj); ok {
-		if c, ok := named.Obj.(*expr.Counter); ok {
-			return c.Packets, nil
-		}
-	}
-	return 0, errors.New("read counted packets: the kernel knows of none")
+	return nft.Packets(o), nil
 }

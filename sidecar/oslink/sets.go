@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/tenantwire/tenantwire/sidecar/nft"
 )
 
 // doorKind is what doors at one address alone have in common: they are in one map, from address and port to the port of the listener.
@@ -29,14 +31,14 @@ func (p *policy) addSets() error {
 	p.own, p.doorAt = map[bool]*nftables.Set{}, map[doorKind]*nftables.Set{}
 	for four, kind := range map[bool]nftables.SetDatatype{true: nftables.TypeIPAddr, false: nftables.TypeIP6Addr} {
 		p.own[four] = &nftables.Set{Table: p.table, Name: "own" + family(four), KeyType: kind, Size: mostAddresses}
-		if err := p.nft.AddSet(p.own[four], nil); err != nil {
+		if err := p.conn.AddSet(p.own[four], nil); err != nil {
 			return err
 		}
 		for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 			s := &nftables.Set{Table: p.table, Name: map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[proto] + family(four), IsMap: true,
 				KeyType: nftables.MustConcatSetType(kind, nftables.TypeInetService), DataType: nftables.TypeInetService}
 			p.doorAt[doorKind{proto, four}] = s
-			if err := p.nft.AddSet(s, nil); err != nil {
+			if err := p.conn.AddSet(s, nil); err != nil {
 				return err
 			}
 		}
@@ -52,8 +54,8 @@ func family(four bool) string {
 }
 
 // isOwn matches packets one of whose addresses is the interface's.
-func (p *policy) isOwn(w which, four bool) []expr.Any {
-	return append(load(w, four), &expr.Lookup{SourceRegister: 1, SetName: p.own[four].Name, SetID: p.own[four].ID})
+func (p *policy) isOwn(w nft.Which, four bool) []expr.Any {
+	return append(load(w, four), nft.Among(p.own[four])...)
 }
 
 // setOwn says which addresses are the interface's.
@@ -70,7 +72,7 @@ func (p *policy) setOwn(own []netip.Addr) error {
 			return fmt.Errorf("set addresses in nftables: %w", err)
 		}
 	}
-	if err := p.nft.Flush(); err != nil {
+	if err := p.conn.Flush(); err != nil {
 		return fmt.Errorf("set addresses in nftables: %w", err)
 	}
 	return nil
@@ -79,9 +81,9 @@ func (p *policy) setOwn(own []netip.Addr) error {
 // fill makes these the elements of a set. A message holds 64 KiB.
 func (p *policy) fill(s *nftables.Set, elements []nftables.SetElement) error {
 	const most = 512
-	p.nft.FlushSet(s)
+	p.conn.FlushSet(s)
 	for some := range slices.Chunk(elements, most) {
-		if err := p.nft.SetAddElements(s, some); err != nil {
+		if err := p.conn.SetAddElements(s, some); err != nil {
 			return err
 		}
 	}
@@ -98,17 +100,17 @@ func (p *policy) setDoors(open []door) error {
 			continue
 		}
 		kind := doorKind{d.proto, d.at.Is4()}
-		key := append(append(d.at.AsSlice(), port(d.from)...), 0, 0) // in whole registers
-		elements[kind] = append(elements[kind], nftables.SetElement{Key: key, Val: port(d.to)})
+		key := append(append(d.at.AsSlice(), nft.Port(d.from)...), 0, 0) // in whole registers
+		elements[kind] = append(elements[kind], nftables.SetElement{Key: key, Val: nft.Port(d.to)})
 	}
-	p.nft.FlushChain(p.doors)
+	p.conn.FlushChain(p.doors)
 	p.fillDoors(each)
 	for kind, s := range p.doorAt {
 		if err := p.fill(s, elements[kind]); err != nil {
 			return fmt.Errorf("set open ports in nftables: %w", err)
 		}
 	}
-	if err := p.nft.Flush(); err != nil {
+	if err := p.conn.Flush(); err != nil {
 		return fmt.Errorf("set open ports in nftables: %w", err)
 	}
 	return nil
@@ -119,7 +121,7 @@ func (p *policy) setDoors(open []door) error {
 func (p *policy) fillDoors(each []door) {
 	redirect := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_INET, RegProtoMin: 1, Specified: true}
 	for _, d := range each {
-		p.rule(p.doors, p.in(), l4proto(d.proto), transport(2, port(d.from)), []expr.Any{&expr.Immediate{Register: 1, Data: port(d.to)}, redirect})
+		p.rule(p.doors, p.in(), nft.L4(d.proto), nft.Transport(2, nft.Port(d.from)), []expr.Any{&expr.Immediate{Register: 1, Data: nft.Port(d.to)}, redirect})
 	}
 	for _, k := range doorKinds {
 		s := p.doorAt[k]
@@ -127,7 +129,7 @@ func (p *policy) fillDoors(each []door) {
 		if !k.four {
 			after = unix.NFT_REG32_04
 		}
-		p.rule(p.doors, p.in(), l4proto(k.proto), load(destination, k.four), []expr.Any{
+		p.rule(p.doors, p.in(), nft.L4(k.proto), load(nft.Destination, k.four), []expr.Any{
 			&expr.Payload{DestRegister: after, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 			&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}, redirect})
 	}

@@ -35,9 +35,9 @@ type Options struct {
 	PrivateKey key.Private
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
-	Apart      bool         // nobody but the interface's own addresses uses its routes
-	MaySend    func() bool  // see the engine's; nil: always
-	Logger     *slog.Logger // nil discards
+	Apart      bool            // nobody but the interface's own addresses uses its routes
+	Fence      *datapath.Fence // until when anything may leave; nil: always
+	Logger     *slog.Logger    // nil discards
 }
 
 // Device is one WireGuard interface on a TUN device.
@@ -90,7 +90,7 @@ func open(o Options) (*Device, error) {
 	d.mtu.Store(int64(o.Interface.MTU))
 	d.Engine, err = wireguard.Open(wireguard.Options{
 		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Mark: oslink.Mark, Logger: o.Logger,
-		MTU: func() int { return int(d.mtu.Load()) }, Deliver: d.deliver, MaySend: o.MaySend,
+		MTU: func() int { return int(d.mtu.Load()) }, Deliver: d.deliver, MaySend: o.Fence.Open,
 		Follow:    func(next delta.Registry) error { return link.SetRoutes(next.Routes()) },
 		FollowMTU: link.SetPathMTUs,
 	})

@@ -118,14 +118,14 @@ func TestGatewayDatapath(t *testing.T) {
 	})
 }
 
-// The API server refuses a gateway on Kernel and says what to take instead, gives Netstack where nothing is said, and the operator itself
+// The API server refuses a gateway on what is no datapath and says what there is, gives Netstack where nothing is said, and the operator itself
 // cannot give NET_ADMIN to a gateway where the namespace's level forbids it.
 func TestGatewayDatapathBounds(t *testing.T) {
 	needCluster(t)
 	ns := namespace(t)
-	tun := &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "main"}, Spec: v1alpha1.TenantTunnelSpec{Gateway: &v1alpha1.Gateway{Datapath: v1alpha1.DatapathKernel}}}
-	if err := cluster.admin.Create(t.Context(), tun); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "must be Auto, TUN or Netstack") {
-		t.Errorf("Kernel: %v", err)
+	tun := &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "main"}, Spec: v1alpha1.TenantTunnelSpec{Gateway: &v1alpha1.Gateway{Datapath: "Warp"}}}
+	if err := cluster.admin.Create(t.Context(), tun); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), `"Auto", "Kernel", "TUN", "Netstack"`) {
+		t.Errorf("Warp: %v", err)
 	}
 	tun = &v1alpha1.TenantTunnel{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "main"}, Spec: v1alpha1.TenantTunnelSpec{Gateway: &v1alpha1.Gateway{}}}
 	must(t, cluster.admin.Create(t.Context(), tun))

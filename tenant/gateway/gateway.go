@@ -1,7 +1,7 @@
 // Package gateway is one pod of a tunnel's gateway: the data plane of a member (package agent), with the tunnel's own key, and a
 // Lease that says which of the pods is the active one. The others stand by: they follow the coordinator and open nothing.
 //
-// Two must never be active at once, as they are one to their peers. Nothing leaves once the Lease may be another's (fence.go), and
+// Two must never be active at once, as they are one to their peers. Nothing leaves once the Lease may be another's (datapath.Fence), and
 // whoever cannot renew it ends; whoever ends by itself closes its tunnel first and gives the Lease back then. The operator and the
 // coordinator have no part in that: a takeover needs the API server alone.
 package gateway
@@ -23,12 +23,13 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/dns"
 )
 
 // Options are a gateway pod's.
 type Options struct {
-	Agent     agent.Options // all but Active, Soon, Foretold, Prepared, MaySend and Handover
+	Agent     agent.Options // all but Active, Soon, Foretold, Prepared, Fence and Handover
 	Namespace string        // of the pod and its Lease
 	Lease     string        // name of the Lease, which exists
 	Identity  string        // the pod's name
@@ -82,7 +83,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	o.Agent.DNS = names
 	carrying, lose := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer lose(nil)
-	active, fence := make(chan struct{}), newFence()
+	active, fence := make(chan struct{}), datapath.NewFence()
 	lock, err := newLease(cfg, o, fence)
 	if err != nil {
 		return err
@@ -110,7 +111,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 		case <-holding.Done():
 		}
 	})
-	o.Agent.Active, o.Agent.MaySend, o.Agent.Prepared = active, fence.open, func() { close(prepared) }
+	o.Agent.Active, o.Agent.Fence, o.Agent.Prepared = active, fence, func() { close(prepared) }
 	o.Agent.Handover, o.Agent.Soon, o.Agent.Foretold = lock, lock.soon, func() { lock.foretold.Store(true) }
 	err = agent.RunMember(carrying, o.Agent)
 	release()
@@ -128,7 +129,7 @@ func portOf(address string) uint16 {
 	return uint16(n)
 }
 
-func newLease(cfg *rest.Config, o Options, f *fence) (*lease, error) {
+func newLease(cfg *rest.Config, o Options, f *datapath.Fence) (*lease, error) {
 	t := o.Timing.orDefault()
 	cfg = rest.CopyConfig(cfg)
 	cfg.Timeout = t.Renew / 2 // one call that hangs must not use up the time to renew

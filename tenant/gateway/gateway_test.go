@@ -348,7 +348,7 @@ func TestLeaseIsNotGivenBackForAnother(t *testing.T) {
 	held := func(by string) *coordinationv1.Lease {
 		return &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &by}}
 	}
-	l := &lease{identity: "we", fence: newFence()}
+	l := &lease{identity: "we", fence: datapath.NewFence()}
 	l.set(held("another"))
 	if _, err := l.next(resourcelock.LeaderElectionRecord{}); err == nil {
 		t.Error("another's lease was given back")

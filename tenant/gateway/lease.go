@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/tenantwire/tenantwire/sidecar/agent"
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
@@ -37,7 +38,7 @@ type lease struct {
 	identity string
 	holds    time.Duration
 	every    time.Duration // between two renewals: the elector asks for more, as it does to look at another's
-	fence    *fence
+	fence    *datapath.Fence
 	soon     chan bool   // capacity 1: whether our turn is about to come
 	expected bool        // what soon said last
 	foretold atomic.Bool // who asks for our readiness was told of it
@@ -70,7 +71,7 @@ func (l *lease) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []
 	}
 	l.set(o)
 	if holder(o) != l.identity {
-		l.fence.close() // somebody took it from us, or made it anew
+		l.fence.Close() // somebody took it from us, or made it anew
 		l.foresee(ctx, o)
 	}
 	r := l.seen(o)
@@ -95,7 +96,7 @@ func (l *lease) set(o *coordinationv1.Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.current == nil || holder(l.current) != holder(o) || !l.current.Spec.RenewTime.Equal(o.Spec.RenewTime) {
-		l.changed = l.fence.now()
+		l.changed = l.fence.Now()
 	}
 	l.current = o
 }
@@ -104,7 +105,7 @@ func (l *lease) set(o *coordinationv1.Lease) {
 func (l *lease) renewed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.fence.open() && l.fence.now()-l.asked < l.every
+	return l.fence.Open() && l.fence.Now()-l.asked < l.every
 }
 
 // Create is not ours to do.
@@ -123,15 +124,15 @@ func (l *lease) Update(ctx context.Context, r resourcelock.LeaderElectionRecord)
 		return err
 	}
 	if !ours {
-		l.fence.close()
+		l.fence.Close()
 	}
-	asked := l.fence.now()
+	asked := l.fence.Now()
 	o, err := l.client.Update(ctx, next, metav1.UpdateOptions{})
 	if err != nil {
 		return err
 	}
 	if ours {
-		l.fence.extend(asked, l.holds)
+		l.fence.Extend(asked, l.holds)
 	}
 	l.set(o)
 	l.mu.Lock()

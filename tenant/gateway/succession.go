@@ -33,7 +33,7 @@ func ending(o *coordinationv1.Lease, unrenewed, holds time.Duration) bool {
 // foresee looks at a Lease that is not ours: should we prepare to take over?
 func (l *lease) foresee(ctx context.Context, o *coordinationv1.Lease) {
 	l.mu.Lock()
-	unrenewed := l.fence.now() - l.changed
+	unrenewed := l.fence.Now() - l.changed
 	l.mu.Unlock()
 	next := o.Annotations[annotationNext]
 	switch {
@@ -108,7 +108,7 @@ func (l *lease) announce(o *coordinationv1.Lease) {
 // that is next, for which it waits no longer than t.Probed, and in any case after most, or when ctx ends.
 func (l *lease) leave(ctx context.Context, t Timing, most time.Duration) {
 	l.mu.Lock()
-	l.leaving, l.asked = true, l.fence.now()-l.every // a renewal is due
+	l.leaving, l.asked = true, l.fence.Now()-l.every // a renewal is due
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()

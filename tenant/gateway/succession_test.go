@@ -12,6 +12,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
 func TestEnding(t *testing.T) {
@@ -61,7 +63,7 @@ func TestNextIsLeftToTakeIt(t *testing.T) {
 }
 
 func TestAnnounce(t *testing.T) {
-	l := &lease{identity: "us", fence: newFence()}
+	l := &lease{identity: "us", fence: datapath.NewFence()}
 	o := &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: ptr.To("us")}}
 	o.Annotations = map[string]string{annotationLeaving: "before", annotationNext: "us"}
 	l.set(o)

@@ -26,10 +26,11 @@ type Gateway struct {
 	// +optional
 	Resources *GatewayResources `json:"resources,omitempty"`
 	// datapath is what moves the packets in the gateway's pods. Netstack needs no privileges. TUN needs NET_ADMIN, so a namespace that
-	// enforces the Pod Security level privileged, and /dev/net/tun: without them there is no new gateway pod, as it is never replaced by
-	// another. Auto takes TUN where that works, and Netstack elsewhere. A change replaces the pods.
+	// enforces the Pod Security level privileged, and /dev/net/tun; Kernel needs NET_ADMIN and nodes whose kernel has WireGuard. Without
+	// them there is no new gateway pod, as it is never replaced by another. Auto takes TUN where that works, and Netstack elsewhere. With
+	// Kernel, peers have no mappings, limits.handshakesPerPeer does not count, and what is longer than the path to a peer takes is
+	// dropped in silence. A change replaces the pods.
 	// +kubebuilder:default=Netstack
-	// +kubebuilder:validation:XValidation:rule="self != 'Kernel'",message="datapath of a gateway must be Auto, TUN or Netstack: with Kernel packets pass by its process, which could not stop them when another pod takes over"
 	// +optional
 	Datapath DatapathChoice `json:"datapath,omitempty"`
 	// limits are what one outside peer may take of what all share. Changes take effect on what runs.

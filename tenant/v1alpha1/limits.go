@@ -10,7 +10,7 @@ type GatewayLimits struct {
 	// +optional
 	BandwidthPerPeer *resource.Quantity `json:"bandwidthPerPeer,omitempty"`
 	// handshakesPerPeer is how many handshakes a peer may begin in a minute. One that is connected begins one in two minutes, one that
-	// gets no answer twelve in one.
+	// gets no answer twelve in one. With the gateway's datapath Kernel it is what the kernel allows, fifty a second.
 	// +kubebuilder:default=60
 	// +kubebuilder:validation:Minimum=10
 	// +kubebuilder:validation:Maximum=3000

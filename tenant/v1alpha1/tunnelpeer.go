@@ -69,7 +69,7 @@ type TunnelPeerSpec struct {
 	// +optional
 	Routes []string `json:"routes,omitempty"`
 	// mappings give routes other addresses inside the tunnel, where what a site uses collides with another's, or with the cluster's. It
-	// is mapTo then that must not overlap. They need a tunnel with spec.gateway, which rewrites the packets.
+	// is mapTo then that must not overlap. They need a tunnel with spec.gateway, which rewrites the packets, and not with the datapath Kernel.
 	// +listType=map
 	// +listMapKey=route
 	// +kubebuilder:validation:MaxItems=64

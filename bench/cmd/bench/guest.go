@@ -19,7 +19,7 @@ import (
 // What runs in the guest. An emulated one counts time by instructions: a window of a second is as good as a long one on a machine, and
 // a round takes some 35 seconds of ours. Figures of contenders repeat within 3%, whatever else the machine does.
 const (
-	guestContenders = "plain-kernel,kernel-sym,gateway,gateway-kernel"
+	guestContenders = "plain-kernel,kernel-sym,gateway,gateway-in-kernel,gateway-kernel"
 	guestScenarios  = "up1,down1,up8,down8"
 	guestRounds     = 5
 	guestTime       = time.Second

@@ -3,6 +3,7 @@
 package auto
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -24,16 +25,18 @@ type Options struct {
 	PrivateKey key.Private
 	ListenPort uint16 // outer UDP port; zero takes a free one
 	Interface  datapath.Interface
-	Apart      bool         // of the datapaths with a real interface: nobody but its own addresses uses its routes
-	MaySend    func() bool  // asked before anything leaves, by the datapaths of our engine; Kernel refuses it. Nil: always
-	Logger     *slog.Logger // nil discards
+	Apart      bool            // of the datapaths with a real interface: nobody but its own addresses uses its routes
+	Fence      *datapath.Fence // until when anything may leave; nil: always
+	Logger     *slog.Logger    // nil discards
 }
 
 // opener is one implementation.
 type opener struct {
-	kind  datapath.Kind
-	probe func(name string, like datapath.Interface) error
-	open  func(Options) (datapath.Datapath, error)
+	kind datapath.Kind
+	// hubByName: of a hub, Auto does not take it, since there it keeps less of the contract than the next one.
+	hubByName bool
+	probe     func(name string, like datapath.Interface) error
+	open      func(Options) (datapath.Datapath, error)
 }
 
 // openers are those of this system, best first.
@@ -41,7 +44,7 @@ var openers = append(systemOpeners(), opener{
 	kind:  datapath.Netstack,
 	probe: func(string, datapath.Interface) error { return nil },
 	open: func(o Options) (datapath.Datapath, error) {
-		return opened(device.Open(device.Options{PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface, MaySend: o.MaySend, Logger: o.Logger}))
+		return opened(device.Open(device.Options{PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface, Fence: o.Fence, Logger: o.Logger}))
 	},
 })
 
@@ -78,7 +81,10 @@ func probe(all []opener, choice, name string, like datapath.Interface) (datapath
 		if !wanted && choice != Auto && choice != "" {
 			continue
 		}
-		err := o.probe(name, like)
+		err := errHubByName
+		if wanted || !o.hubByName || !like.Hub {
+			err = o.probe(name, like)
+		}
 		switch {
 		case err == nil && wanted:
 			return o.kind, fmt.Sprintf("%s was asked for", o.kind), nil
@@ -91,6 +97,9 @@ func probe(all []opener, choice, name string, like datapath.Interface) (datapath
 	}
 	return "", "", fmt.Errorf("datapath %s is not for this system", choice)
 }
+
+// errHubByName is why Auto passes over one: it does not rewrite addresses, nor limit handshakes, nor tell who sends too much at once.
+var errHubByName = errors.New("a gateway has it where it is asked for by name")
 
 func because(kind datapath.Kind, missing []string) string {
 	if len(missing) == 0 {

@@ -8,7 +8,8 @@ import (
 
 func systemOpeners() []opener {
 	return []opener{
-		{datapath.Kernel, kernel.Probe, func(o Options) (datapath.Datapath, error) { return opened(kernel.Open(kernel.Options(o))) }},
-		{datapath.TUN, tun.Probe, func(o Options) (datapath.Datapath, error) { return opened(tun.Open(tun.Options(o))) }},
+		{kind: datapath.Kernel, hubByName: true, probe: kernel.Probe,
+			open: func(o Options) (datapath.Datapath, error) { return opened(kernel.Open(kernel.Options(o))) }},
+		{kind: datapath.TUN, probe: tun.Probe, open: func(o Options) (datapath.Datapath, error) { return opened(tun.Open(tun.Options(o))) }},
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 func fakes(kernel, tun error) []opener {
 	return []opener{
-		{kind: datapath.Kernel, probe: func(string, datapath.Interface) error { return kernel }},
+		{kind: datapath.Kernel, hubByName: true, probe: func(string, datapath.Interface) error { return kernel }},
 		{kind: datapath.TUN, probe: func(string, datapath.Interface) error { return tun }},
 		{kind: datapath.Netstack, probe: func(string, datapath.Interface) error { return nil }},
 	}
@@ -43,6 +43,18 @@ func TestProbe(t *testing.T) {
 		if kind != tc.want || (err == nil) != (tc.want != "") || !strings.Contains(reason, tc.says) {
 			t.Errorf("%q: got %q, %q, %v", tc.choice, kind, reason, err)
 		}
+	}
+}
+
+// A hub on Kernel keeps less of the contract than one on TUN, so it is there for who says so.
+func TestHubByName(t *testing.T) {
+	hub := datapath.Interface{Hub: true}
+	kind, reason, err := probe(fakes(nil, nil), "Auto", "x", hub)
+	if kind != datapath.TUN || !strings.Contains(reason, "no Kernel: a gateway has it where it is asked for by name") || err != nil {
+		t.Errorf("got %q, %q, %v", kind, reason, err)
+	}
+	if kind, _, err := probe(fakes(nil, nil), "Kernel", "x", hub); kind != datapath.Kernel || err != nil {
+		t.Errorf("by name: %q, %v", kind, err)
 	}
 }
 

@@ -89,7 +89,7 @@ func (c *PathCase) spoil(l *Lab) error {
 		errs = append(errs, l.Hush())
 	}
 	if c.LoseFragments {
-		errs = append(errs, l.loseFragments(1), l.loseFragments(2))
+		errs = append(errs, l.LoseFragments(1), l.LoseFragments(2))
 	}
 	return errors.Join(errs...)
 }

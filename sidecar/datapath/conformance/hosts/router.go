@@ -66,21 +66,28 @@ func (l *Lab) becomeRouter() error {
 }
 
 // SetPathMTU makes the router pass on no packet to a host that is longer, in bytes.
-func (l *Lab) SetPathMTU(mtu int) (err error) {
+func (l *Lab) SetPathMTU(mtu int) error {
+	var errs []error
+	for host := 1; host <= count; host++ {
+		errs = append(errs, l.SetPathMTUTo(host, mtu))
+	}
+	return errors.Join(errs...)
+}
+
+// SetPathMTUTo is SetPathMTU for packets to one host.
+func (l *Lab) SetPathMTUTo(host, mtu int) (err error) {
 	l.Do(0, func() {
-		for host := 1; host <= count && err == nil; host++ {
-			var port netlink.Link
-			if port, err = netlink.LinkByName(fmt.Sprint("port", host)); err != nil {
-				return
+		var port netlink.Link
+		if port, err = netlink.LinkByName(fmt.Sprint("port", host)); err != nil {
+			return
+		}
+		for _, six := range []bool{false, true} {
+			to := l.Outer(host, six)
+			n := &netlink.Route{LinkIndex: port.Attrs().Index, Dst: hostNet(to), MTU: mtu}
+			if !six {
+				n.Scope = netlink.SCOPE_LINK
 			}
-			for _, six := range []bool{false, true} {
-				to := l.Outer(host, six)
-				n := &netlink.Route{LinkIndex: port.Attrs().Index, Dst: hostNet(to), MTU: mtu}
-				if !six {
-					n.Scope = netlink.SCOPE_LINK
-				}
-				err = errors.Join(err, netlink.RouteReplace(n))
-			}
+			err = errors.Join(err, netlink.RouteReplace(n))
 		}
 	})
 	return err
@@ -112,8 +119,8 @@ func (l *Lab) Hush() (err error) {
 	return err
 }
 
-// loseFragments has no outer IPv4 packet reach a host that was cut on the way.
-func (l *Lab) loseFragments(host int) (err error) {
+// LoseFragments has no outer IPv4 packet reach a host that was cut on the way.
+func (l *Lab) LoseFragments(host int) (err error) {
 	const beforeDefrag, offsetAndMore = -450, 0x3fff
 	l.Do(host, func() {
 		var c *nftables.Conn

@@ -1,0 +1,121 @@
+//go:build linux
+
+package kernel
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/nft"
+	"github.com/tenantwire/tenantwire/sidecar/oslink"
+)
+
+// fence keeps what WireGuard sends from leaving but while a datapath.Fence is open, whatever becomes of this process: the kernel knows until when
+// that is, and shuts by itself. It knows by two clocks, of which each covers for the other. By the element of a set that times out, where the
+// clock of the day is put back. By that clock, where the process is stopped after it has reckoned how long the element is to last, and before
+// the kernel has it.
+type fence struct {
+	of  *datapath.Fence
+	log *slog.Logger
+
+	mu     sync.Mutex
+	conn   *nftables.Conn
+	table  *nftables.Table
+	chain  *nftables.Chain
+	marked *nftables.Set // the mark of what may leave, while it may
+}
+
+// held counts what the fence kept back.
+const held = "SendError"
+
+// newFence makes a fence that is shut. It is there before WireGuard has a key.
+func newFence(iface string, of *datapath.Fence, log *slog.Logger) (*fence, error) {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	f := &fence{of: of, log: log, conn: conn, table: &nftables.Table{Name: "tenantwire-fence-" + iface, Family: nftables.TableFamilyINet}}
+	if err := f.build(); err != nil {
+		_ = conn.CloseLasting()
+		return nil, fmt.Errorf("set up nftables table %s: %w", f.table.Name, err)
+	}
+	return f, nil
+}
+
+func (f *fence) build() error {
+	f.conn.AddTable(f.table) // so that deleting it cannot fail
+	f.conn.DelTable(f.table)
+	f.conn.AddTable(f.table)
+	f.conn.AddObj(nft.Counter(f.table, held))
+	f.marked = &nftables.Set{Table: f.table, Name: "open", KeyType: nftables.TypeMark, HasTimeout: true}
+	if err := f.conn.AddSet(f.marked, nil); err != nil {
+		return err
+	}
+	priority := *nftables.ChainPriorityFilter
+	f.chain = f.conn.AddChain(&nftables.Chain{Name: "output", Table: f.table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: &priority})
+	f.fill(time.Unix(0, 0))
+	return f.conn.Flush()
+}
+
+// fill says what may leave.
+func (f *fence) fill(until time.Time) {
+	f.conn.FlushChain(f.chain)
+	nft.Add(f.conn, f.chain, nft.Not(nft.Marked(oslink.Mark)), nft.Verdict(expr.VerdictAccept))
+	nft.Add(f.conn, f.chain, []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}}, nft.Among(f.marked), nft.Before(until), nft.Verdict(expr.VerdictAccept))
+	nft.Add(f.conn, f.chain, nft.Count(held), nft.Verdict(expr.VerdictDrop))
+}
+
+// follow has the kernel know what the datapath.Fence says, from now on.
+func (f *fence) follow() { f.of.Follow(f.set) }
+
+func (f *fence) set(until time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.open(until); err != nil { // it shuts when it should, and is tried again with the next renewal
+		f.log.Warn("what may leave could not be extended", "error", err.Error())
+	}
+}
+
+func (f *fence) open(until time.Time) error {
+	left := time.Until(until)
+	f.conn.FlushSet(f.marked)
+	f.fill(time.Now().Add(left))  // by the clock of the day as it is now
+	if left >= time.Millisecond { // what times out after less never would
+		if err := f.conn.SetAddElements(f.marked, []nftables.SetElement{{Key: binaryutil.NativeEndian.PutUint32(oslink.Mark), Timeout: left}}); err != nil {
+			return err
+		}
+	}
+	return f.conn.Flush()
+}
+
+// dropped is how many packets did not leave.
+func (f *fence) dropped() (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o, err := f.conn.GetObject(nft.Counter(f.table, held))
+	if err != nil {
+		return 0, fmt.Errorf("read counter %s: %w", held, err)
+	}
+	return nft.Packets(o), nil
+}
+
+// close takes the fence away, when the interface is gone.
+func (f *fence) close() error {
+	f.of.Follow(nil)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.conn.DelTable(f.table)
+	err := f.conn.Flush()
+	_ = f.conn.CloseLasting()
+	if err != nil {
+		return fmt.Errorf("remove nftables table %s: %w", f.table.Name, err)
+	}
+	return nil
+}
