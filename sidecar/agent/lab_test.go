@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,6 +83,9 @@ type lab struct {
 	done   chan error
 }
 
+// datapathVariable has the members under test have another datapath, where that can be had.
+const datapathVariable = "TENANTWIRE_TEST_DATAPATH"
+
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	noLeaks(t)
@@ -96,7 +100,7 @@ func newLab(t *testing.T) *lab {
 	must(t, err)
 	l.opts = Options{Coordinator: u, TokenFile: filepath.Join(dir, "token"), CAFile: filepath.Join(dir, "ca.crt"), StateDir: filepath.Join(dir, "state"),
 		PodIP: netip.MustParseAddr("127.0.0.1"), ListenPort: freePort(t, "udp"), HealthAddr: fmt.Sprintf("127.0.0.1:%d", freePort(t, "tcp")),
-		Drain: 100 * time.Millisecond, Namespace: "team", Datapath: "Netstack", Version: "v1.2.3", Log: slog.New(slog.NewTextHandler(&l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+		Drain: 100 * time.Millisecond, Namespace: "team", Datapath: cmp.Or(os.Getenv(datapathVariable), "Netstack"), Version: "v1.2.3", Log: slog.New(slog.NewTextHandler(&l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	must(t, errors.Join(os.Mkdir(l.opts.StateDir, 0o700), os.WriteFile(l.opts.TokenFile, []byte("token-1\n"), 0o600),
 		os.WriteFile(l.opts.CAFile, l.c.cert.Load().pem, 0o600)))
 	return l

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -16,17 +17,66 @@ import (
 	"github.com/tenantwire/tenantwire/test/kit"
 )
 
-// A gateway on TUN does what one on Netstack does, takeovers included: a laptop and members reach each other, the laptop reaches Services
-// with and without members behind them at their own ports and no other, and a pod without a sidecar the laptop by an egress Service. A
-// peer that claims the API server and another pod for its routes takes neither from the gateway.
 func TestGatewayTUN(t *testing.T) {
 	t.Parallel()
 	cluster.NeedTUN(t)
+	gatewayWithInterface(t, v1alpha1.DatapathTUN)
+}
+
+// The datapath's own tests, and those of a gateway's process on it, run in a guest (sidecar/kernel, sidecar/agent); a cluster does not fit into one.
+func TestGatewayKernel(t *testing.T) {
+	t.Parallel()
+	kit.NeedNodes(t)
+	if !kit.KernelWireGuard(t, "node1") {
+		t.Skip("this kernel has no WireGuard. NOT TESTED: gateway pods with the datapath Kernel")
+	}
+	gatewayWithInterface(t, v1alpha1.DatapathKernel)
+}
+
+// A gateway whose nodes lack what its datapath takes is not replaced by another: the tunnel says why, and its members go on.
+func TestGatewayKernelFailsClearly(t *testing.T) {
+	t.Parallel()
+	kit.NeedNodes(t)
+	if kit.KernelWireGuard(t, "node1") {
+		t.Skip("this kernel has WireGuard. NOT TESTED: a gateway's datapath that the node lacks")
+	}
+	n := cluster.Namespace(t, kit.PodSecurity("privileged"))
+	n.Tunnel("main", kit.Exposing("web"), datapath(v1alpha1.DatapathNetstack), func(s *v1alpha1.TenantTunnelSpec) {
+		s.Gateway = &v1alpha1.Gateway{Replicas: 1, Datapath: v1alpha1.DatapathKernel}
+	})
+	web(n, 1)
+	n.Create(kit.Pod("client"), &v1alpha1.TunnelPeer{ObjectMeta: metav1.ObjectMeta{Name: "site"}, Spec: v1alpha1.TunnelPeerSpec{Tunnel: "main",
+		PublicKey: key.NewPrivate().Public().String(), Routes: []string{"192.168.10.0/24"}, Mappings: []v1alpha1.RouteMapping{{Route: "192.168.10.0/24", MapTo: "192.168.20.0/24"}}}})
+	n.WaitReady("client")
+	n.Ask("client", "http://web")
+	const why = "datapath Kernel was asked for and cannot be had: this kernel has no WireGuard"
+	kit.Eventually(t, kit.Deadline, "the tunnel's status", func() error {
+		var tunnel v1alpha1.TenantTunnel
+		n.Read("main", &tunnel)
+		if r := meta.FindStatusCondition(tunnel.Status.Conditions, v1alpha1.ConditionReady); r == nil || r.Reason != "DatapathUnavailable" || !strings.Contains(r.Message, why) {
+			return errorf("conditions %+v", tunnel.Status.Conditions)
+		}
+		return nil
+	})
+	kit.Eventually(t, kit.Deadline, "the status of a peer whose addresses would have to be rewritten", func() error {
+		var peer v1alpha1.TunnelPeer
+		n.Read("site", &peer)
+		if r := meta.FindStatusCondition(peer.Status.Conditions, v1alpha1.ConditionAccepted); r == nil || r.Reason != "Invalid" || !strings.Contains(r.Message, "spec.gateway.datapath: Kernel") {
+			return errorf("conditions %+v", peer.Status.Conditions)
+		}
+		return nil
+	})
+}
+
+// gatewayWithInterface has a gateway on a real interface do what one on Netstack does, takeovers included: a laptop and members reach each other, the
+// laptop reaches Services with and without members behind them at their own ports and no other, and a pod without a sidecar the laptop by an
+// egress Service. A peer that claims the API server and another pod for its routes takes neither from the gateway.
+func gatewayWithInterface(t *testing.T, kind v1alpha1.DatapathChoice) {
 	laptop := kit.NewLaptop(t)
 	n := cluster.Namespace(t, kit.PodSecurity("privileged"))
 	const chosen = "10.77.0.50"
 	n.Tunnel("main", kit.Exposing("web", "plain"), withIPv4("10.77.0.0/24"), datapath(v1alpha1.DatapathNetstack), func(s *v1alpha1.TenantTunnelSpec) {
-		s.Gateway = &v1alpha1.Gateway{Replicas: 2, Datapath: v1alpha1.DatapathTUN, Service: v1alpha1.GatewayService{Type: v1alpha1.GatewayNodePort}}
+		s.Gateway = &v1alpha1.Gateway{Replicas: 2, Datapath: kind, Service: v1alpha1.GatewayService{Type: v1alpha1.GatewayNodePort}}
 		s.Egress = []v1alpha1.EgressHost{{Host: "laptop.internal", Address: chosen, Service: "laptop", Ports: []v1alpha1.Port{{Port: 8080}}}}
 	})
 	web, inside, plain := kit.Pod("web", "serve", "http=:8082", "udp-echo=:5353"), kit.Pod("client", "serve", "http=:8081"), kit.Pod("plain", "serve", "http=:8083")
@@ -35,8 +85,8 @@ func TestGatewayTUN(t *testing.T) {
 	n.Create(kit.Service("web", "80:8082", "53:5353/udp"), kit.Service("plain", "81:8083"), web, inside, plain)
 	n.WaitReady("web", "client", "plain")
 	first, _ := activeGateway(n, "")
-	g := gatewayOnTUN{t, n, laptop}
-	g.isOnTUN(first)
+	g := realGateway{t, n, laptop, kind}
+	g.hasInterface(first)
 
 	var api corev1.Service
 	if err := n.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &api); err != nil {
@@ -68,7 +118,7 @@ func TestGatewayTUN(t *testing.T) {
 	if silent > findsOut {
 		t.Errorf("the laptop was not called back: it had to find out by itself")
 	}
-	g.isOnTUN(next)
+	g.hasInterface(next)
 	g.works()
 }
 
@@ -77,7 +127,7 @@ const findsOut = 15 * time.Second
 
 // asksAllTheTime has the laptop ask until the result is called, which is the longest time without an answer. The way to a laptop behind a
 // node's port is open once it has sent something: it is called back then, whoever is active.
-func (g *gatewayOnTUN) asksAllTheTime(host, port string) func() time.Duration {
+func (g *realGateway) asksAllTheTime(host, port string) func() time.Duration {
 	stop, done := make(chan struct{}), make(chan time.Duration)
 	go func() {
 		last, longest := time.Now(), time.Duration(0)
@@ -99,15 +149,16 @@ func (g *gatewayOnTUN) asksAllTheTime(host, port string) func() time.Duration {
 	return func() time.Duration { close(stop); return <-done }
 }
 
-// gatewayOnTUN is what the test asks again after a takeover.
-type gatewayOnTUN struct {
+// realGateway is what the test asks again after a takeover.
+type realGateway struct {
 	t      *testing.T
 	n      *kit.Namespace
 	laptop *kit.Laptop
+	kind   v1alpha1.DatapathChoice
 }
 
-// isOnTUN looks at the active pod: it has an interface, NET_ADMIN and nothing else, and is not root.
-func (g *gatewayOnTUN) isOnTUN(pod string) {
+// hasInterface looks at the active pod: it has an interface, NET_ADMIN and nothing else, and is not root.
+func (g *realGateway) hasInterface(pod string) {
 	g.t.Helper()
 	var p corev1.Pod
 	g.n.Read(pod, &p)
@@ -115,13 +166,13 @@ func (g *gatewayOnTUN) isOnTUN(pod string) {
 	if s.effective != netAdmin || s.bounds != netAdmin || s.uid == 0 || !strings.Contains(s.interfaces, "wg0:") {
 		g.t.Errorf("the gateway: %+v", s)
 	}
-	if m := g.n.Member(pod); m.Status.Datapath != v1alpha1.DatapathTUN || m.Status.DatapathReason != "TUN was asked for" {
+	if m := g.n.Member(pod); m.Status.Datapath != g.kind || m.Status.DatapathReason != string(g.kind)+" was asked for" {
 		g.t.Errorf("its status: %+v", m.Status)
 	}
 }
 
 // eventually asks until the answer is the host's.
-func (g *gatewayOnTUN) eventually(what, host string, ask func() kit.Result) {
+func (g *realGateway) eventually(what, host string, ask func() kit.Result) {
 	g.t.Helper()
 	kit.Eventually(g.t, kit.Deadline, what, func() error {
 		r := ask()
@@ -132,7 +183,7 @@ func (g *gatewayOnTUN) eventually(what, host string, ask func() kit.Result) {
 	})
 }
 
-func (g *gatewayOnTUN) works() {
+func (g *realGateway) works() {
 	g.t.Helper()
 	fromLaptop := func(host, port string) func() kit.Result {
 		return func() kit.Result {
@@ -156,7 +207,7 @@ func (g *gatewayOnTUN) works() {
 }
 
 // isShut expects to be refused wherever nothing is answered for, as if nobody listened there.
-func (g *gatewayOnTUN) isShut() {
+func (g *realGateway) isShut() {
 	g.t.Helper()
 	var tt v1alpha1.TenantTunnel
 	g.n.Read("main", &tt)
