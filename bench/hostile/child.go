@@ -127,7 +127,9 @@ func (p *process) do(c command) error {
 		return err
 	}
 	if c.Limits != nil {
-		p.device.SetLimits(*c.Limits)
+		if err := p.device.SetLimits(*c.Limits); err != nil {
+			return err
+		}
 	}
 	if p.relay != nil {
 		p.relay.SetPeerLimits(c.Connections, 0)

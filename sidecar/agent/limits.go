@@ -8,11 +8,14 @@ import (
 )
 
 // limit holds outside peers to what they may take: packets and handshakes at the device, where it can, the rest at the relay.
-func (p *plane) limit(l wire.Limits) {
+func (p *plane) limit(l wire.Limits) error {
 	if d, ok := p.device.(datapath.Limiter); ok {
-		d.SetLimits(datapath.Limits{Bandwidth: l.Bandwidth, Handshakes: l.Handshakes})
+		if err := d.SetLimits(datapath.Limits{Bandwidth: l.Bandwidth, Handshakes: l.Handshakes}); err != nil {
+			return err
+		}
 	}
 	p.relay.SetPeerLimits(l.Connections, l.Flows)
+	return nil
 }
 
 // peerOf is the address that stands for all of a peer's, for whoever counts what peers hold. Zero: the gateway's own, where it is many's.

@@ -149,7 +149,9 @@ func (p *plane) applyDevice(d desired) error {
 			OwnAddresses: p.ownAddresses,
 			AllowInbound: p.admits})
 	}
-	p.limit(d.limits)
+	if err := p.limit(d.limits); err != nil {
+		return err
+	}
 	upsert, remove := diffPeers(p.has.peers, d.peers)
 	if len(upsert)+len(remove) > 0 {
 		if err := p.device.UpdatePeers(upsert, remove); err != nil {

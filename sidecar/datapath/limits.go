@@ -18,9 +18,9 @@ const (
 	BurstBytes = 64 << 10
 )
 
-// Limiter is a Datapath that keeps Limits. They may change at any time; what a peer has used stays used.
+// Limiter is a Datapath that keeps Limits. They may change at any time; what a peer has used stays used. After an error they are as they were.
 type Limiter interface {
-	SetLimits(Limits)
+	SetLimits(Limits) error
 }
 
 // Grouper is a Datapath that bounds what the addresses of one peer hold together; until it knows which are, it takes each address

@@ -3,7 +3,9 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -26,7 +28,7 @@ type fence struct {
 	log *slog.Logger
 
 	mu     sync.Mutex
-	conn   *nftables.Conn
+	conn   *nft.Conn
 	table  *nftables.Table
 	chain  *nftables.Chain
 	marked *nftables.Set // the mark of what may leave, while it may
@@ -37,28 +39,26 @@ const held = "SendError"
 
 // newFence makes a fence that is shut. It is there before WireGuard has a key.
 func newFence(iface string, of *datapath.Fence, log *slog.Logger) (*fence, error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := nft.Open()
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
+		return nil, err
 	}
 	f := &fence{of: of, log: log, conn: conn, table: &nftables.Table{Name: "tenantwire-fence-" + iface, Family: nftables.TableFamilyINet}}
 	if err := f.build(); err != nil {
-		_ = conn.CloseLasting()
+		conn.Close()
 		return nil, fmt.Errorf("set up nftables table %s: %w", f.table.Name, err)
 	}
 	return f, nil
 }
 
 func (f *fence) build() error {
-	f.conn.AddTable(f.table) // so that deleting it cannot fail
-	f.conn.DelTable(f.table)
-	f.conn.AddTable(f.table)
+	f.conn.Anew(f.table)
 	f.conn.AddObj(nft.Counter(f.table, held))
 	f.marked = &nftables.Set{Table: f.table, Name: "open", KeyType: nftables.TypeMark, HasTimeout: true}
 	if err := f.conn.AddSet(f.marked, nil); err != nil {
 		return err
 	}
-	priority := *nftables.ChainPriorityFilter
+	priority := *nftables.ChainPriorityFirst // nobody has given the packet another mark yet
 	f.chain = f.conn.AddChain(&nftables.Chain{Name: "output", Table: f.table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: &priority})
 	f.fill(time.Unix(0, 0))
 	return f.conn.Flush()
@@ -78,16 +78,24 @@ func (f *fence) follow() { f.of.Follow(f.set) }
 func (f *fence) set(until time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.open(until); err != nil { // it shuts when it should, and is tried again with the next renewal
+	err := f.open(until)
+	if errors.Is(err, fs.ErrNotExist) { // somebody has taken the table away
+		err = errors.Join(f.build(), f.open(until))
+	}
+	if err != nil { // it shuts when it should, and is tried again with the next renewal
 		f.log.Warn("what may leave could not be extended", "error", err.Error())
 	}
 }
 
+// least is how long an element lasts that is worth adding: what is less than the kernel counts in would last for ever.
+const least = 20 * time.Millisecond
+
 func (f *fence) open(until time.Time) error {
-	left := time.Until(until)
+	now := time.Now() // both clocks as they are at one moment: the process may be stopped after any other
+	left := until.Sub(now)
 	f.conn.FlushSet(f.marked)
-	f.fill(time.Now().Add(left))  // by the clock of the day as it is now
-	if left >= time.Millisecond { // what times out after less never would
+	f.fill(now.Add(left))
+	if left >= least {
 		if err := f.conn.SetAddElements(f.marked, []nftables.SetElement{{Key: binaryutil.NativeEndian.PutUint32(oslink.Mark), Timeout: left}}); err != nil {
 			return err
 		}
@@ -99,22 +107,20 @@ func (f *fence) open(until time.Time) error {
 func (f *fence) dropped() (uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	o, err := f.conn.GetObject(nft.Counter(f.table, held))
-	if err != nil {
-		return 0, fmt.Errorf("read counter %s: %w", held, err)
-	}
-	return nft.Packets(o), nil
+	return f.conn.Counted(f.table, held)
 }
 
-// close takes the fence away, when the interface is gone.
-func (f *fence) close() error {
+// close takes the fence away with the interface. Where that is there still, it stays, and is shut.
+func (f *fence) close(gone bool) error {
 	f.of.Follow(nil)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer f.conn.Close()
+	if !gone {
+		return f.open(time.Now())
+	}
 	f.conn.DelTable(f.table)
-	err := f.conn.Flush()
-	_ = f.conn.CloseLasting()
-	if err != nil {
+	if err := f.conn.Flush(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove nftables table %s: %w", f.table.Name, err)
 	}
 	return nil

@@ -31,7 +31,7 @@ func (d *Device) SetInterface(i datapath.Interface) error {
 	for _, p := range i.Addresses {
 		own = append(own, p.Addr())
 	}
-	if err := d.hub.Set(own, d.peers, func() error { return d.Link.SetInterface(i) }); err != nil {
+	if err := d.hub.Set(own, d.peers, func() error { return d.Link.SetInterface(i) }, func() error { return nil }); err != nil {
 		return err
 	}
 	d.own = own
@@ -43,10 +43,11 @@ func (d *Device) SetInterface(i datapath.Interface) error {
 
 // SetLimits holds the outside peers of a hub to a bandwidth; see datapath.Limiter. Handshakes are the kernel's own to limit: to fifty a second of
 // each peer.
-func (d *Device) SetLimits(l datapath.Limits) {
+func (d *Device) SetLimits(l datapath.Limits) error {
 	if err := d.hub.SetBandwidth(l.Bandwidth); err != nil {
-		d.log.Warn("the bandwidth of peers is not limited as it should be", "error", err.Error())
+		return fmt.Errorf("set limits: %w", err)
 	}
+	return nil
 }
 
 // longSent is how many packets have left that could be too long, ours and what was passed on.
@@ -66,6 +67,11 @@ func (d *Device) followPaths(mtus map[netip.Prefix]int) error {
 
 // Drops is what was dropped, by reason. Only what a hub and a fence drop is known.
 func (d *Device) Drops() map[string]uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
 	out, err := d.hub.Drops()
 	if d.fence != nil && err == nil {
 		if out == nil {

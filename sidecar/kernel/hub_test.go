@@ -236,9 +236,9 @@ func TestHubLimits(t *testing.T) {
 		from, to *spoke
 		counter  string
 	}{"from it": {&s.outside, &s.member, "ReceiveLimit"}, "to it": {&s.member, &s.outside, "SendLimit"}} {
-		s.hub.SetLimits(datapath.Limits{})
+		s.must(s.hub.SetLimits(datapath.Limits{Bandwidth: 1e9})) // which is not reached, and changes under what comes
 		free, _ := flood(way.from, way.to)
-		s.hub.SetLimits(datapath.Limits{Bandwidth: bandwidth})
+		s.must(s.hub.SetLimits(datapath.Limits{Bandwidth: bandwidth}))
 		before := s.drops(way.counter)
 		held, took := flood(way.from, way.to)
 		most := int64(bandwidth/8*(took.Seconds()+1)) + 128<<10

@@ -238,9 +238,11 @@ func (d *Device) UpdatePeers(upsert []datapath.Peer, remove []key.Public) error 
 			return err
 		}
 		return d.SetRoutes(next.Routes())
+	}, func() error { // the kernel takes a long list in several messages; what it refuses half way is put back as it was
+		return errors.Join(d.apply(d.peers.Restore(change.Changes)), d.SetRoutes(d.peers.Routes()))
 	})
-	if err != nil { // the kernel takes a long list in several messages; what it refuses half way is put back as it was
-		return fmt.Errorf("update peers: %w", errors.Join(err, d.apply(d.peers.Restore(change.Changes)), d.SetRoutes(d.peers.Routes())))
+	if err != nil {
+		return fmt.Errorf("update peers: %w", err)
 	}
 	d.peers = next
 	if d.paths != nil {
@@ -348,12 +350,15 @@ func (d *Device) Close() error {
 	if d.hub != nil {
 		errs = append(errs, d.hub.Close())
 	}
+	gone := false
 	if d.nl != nil {
-		errs = append(errs, remove(d.nl, d.name))
+		err := remove(d.nl, d.name)
+		gone = err == nil
+		errs = append(errs, err)
 		d.nl.Close()
 	}
 	if d.fence != nil {
-		errs = append(errs, d.fence.close())
+		errs = append(errs, d.fence.close(gone))
 	}
 	if d.wg != nil {
 		errs = append(errs, d.wg.Close())

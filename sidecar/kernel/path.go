@@ -51,6 +51,7 @@ type paths struct {
 	probes map[uint16]probe // that were not answered yet, by number
 
 	telling sync.Mutex // one at a time, and the last one last
+	untold  bool       // that failed; guarded by telling
 }
 
 // path is what is known of the path to one peer.
@@ -186,6 +187,7 @@ func (p *paths) run(ctx context.Context) {
 		case <-look.C:
 			began := time.Now()
 			p.look()
+			p.tellAgain()
 			look.Reset(max(lookEvery, 100*time.Since(began)))
 		case <-step.C:
 		case <-p.wake:
@@ -358,7 +360,19 @@ func (p *paths) tell() {
 		}
 	}
 	p.mu.Unlock()
-	if err := p.device.followPaths(limits); err != nil {
+	err := p.device.followPaths(limits)
+	if err != nil && !p.untold {
 		p.log.Warn("the MTU of routes could not be set", "error", err.Error())
+	}
+	p.untold = err != nil
+}
+
+// tellAgain tells what could not be told.
+func (p *paths) tellAgain() {
+	p.telling.Lock()
+	again := p.untold
+	p.telling.Unlock()
+	if again {
+		p.tell()
 	}
 }

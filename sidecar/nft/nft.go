@@ -17,7 +17,7 @@ import (
 )
 
 // Add puts a rule at the end of a chain, in the transaction that the next Flush ends.
-func Add(c *nftables.Conn, to *nftables.Chain, parts ...[]expr.Any) {
+func Add(c *Conn, to *nftables.Chain, parts ...[]expr.Any) {
 	var all []expr.Any
 	for _, x := range parts {
 		all = append(all, x...)
@@ -68,12 +68,15 @@ func Before(t time.Time) []expr.Any {
 func Not(match []expr.Any) []expr.Any {
 	switch last := match[len(match)-1].(type) {
 	case *expr.Cmp:
-		last.Op = expr.CmpOpNeq
+		last.Op = opposite[last.Op]
 	case *expr.Lookup:
-		last.Invert = true
+		last.Invert = !last.Invert
 	}
 	return match
 }
+
+var opposite = map[expr.CmpOp]expr.CmpOp{expr.CmpOpEq: expr.CmpOpNeq, expr.CmpOpNeq: expr.CmpOpEq,
+	expr.CmpOpLt: expr.CmpOpGte, expr.CmpOpGte: expr.CmpOpLt, expr.CmpOpGt: expr.CmpOpLte, expr.CmpOpLte: expr.CmpOpGt}
 
 // Verdict ends what is done to a packet, or in this chain.
 func Verdict(k expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: k}} }
@@ -91,16 +94,6 @@ func Counter(t *nftables.Table, name string) *nftables.NamedObj {
 // Count counts the packet in the counter of that name.
 func Count(name string) []expr.Any {
 	return []expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: name}}
-}
-
-// Packets is what a counter has counted; zero where there is none.
-func Packets(o nftables.Obj) uint64 {
-	if named, ok := o.(*nftables.NamedObj); ok {
-		if c, ok := named.Obj.(*expr.Counter); ok {
-			return c.Packets
-		}
-	}
-	return 0
 }
 
 // Transport compares bytes of the TCP, UDP or ICMP header.

@@ -267,6 +267,7 @@ func (l *Link) Close() error {
 	if l.endAll(func(closer) bool { return true }) > 0 {
 		time.Sleep(goodbye)
 	}
+	_ = l.nl.LinkSetDown(l.link) // before anybody could come in: its opener takes it away
 	err := errors.Join(l.routes.close(), l.policy.close())
 	l.nl.Close()
 	if err != nil {

@@ -27,7 +27,7 @@ import (
 // The tunnel's own encrypted packets, one by one where the inner ones are merged, meet guard and input as well: each asks for the
 // interface once, in its first rule, since a comparison of names costs as much as all else in a rule.
 type policy struct {
-	conn                                 *nftables.Conn
+	conn                                 *nft.Conn
 	table                                *nftables.Table
 	iface                                string
 	guard, inside, doors, input, forward *nftables.Chain
@@ -48,14 +48,12 @@ func tableName(iface string) string { return "tenantwire-" + iface }
 
 // newPolicy shuts the interface. What a process that died left under the same name goes in the same transaction.
 func newPolicy(iface string) (*policy, error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := nft.Open()
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
+		return nil, err
 	}
 	p := &policy{conn: conn, iface: iface, table: &nftables.Table{Name: tableName(iface), Family: nftables.TableFamilyINet}}
-	conn.AddTable(p.table) // so that deleting it cannot fail
-	conn.DelTable(p.table)
-	conn.AddTable(p.table)
+	conn.Anew(p.table)
 	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
 		return conn.AddChain(&nftables.Chain{Name: name, Table: p.table, Type: kind, Hooknum: hook, Priority: &priority})
 	}
@@ -65,7 +63,7 @@ func newPolicy(iface string) (*policy, error) {
 	p.input = chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter)
 	p.forward = chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter)
 	if err := p.addSets(); err != nil {
-		_ = conn.CloseLasting()
+		conn.Close()
 		return nil, fmt.Errorf("set up nftables table %s: %w", p.table.Name, err)
 	}
 	p.fillGuard()
@@ -74,7 +72,7 @@ func newPolicy(iface string) (*policy, error) {
 	p.rule(p.forward, p.in(), nft.Verdict(expr.VerdictDrop))
 	p.rule(p.forward, p.out(), nft.Verdict(expr.VerdictDrop))
 	if err := conn.Flush(); err != nil {
-		_ = conn.CloseLasting()
+		conn.Close()
 		return nil, fmt.Errorf("set up nftables table %s: %w", p.table.Name, err)
 	}
 	return p, nil
@@ -83,7 +81,7 @@ func newPolicy(iface string) (*policy, error) {
 func (p *policy) close() error {
 	p.conn.DelTable(p.table)
 	err := p.conn.Flush()
-	_ = p.conn.CloseLasting()
+	p.conn.Close()
 	if err != nil {
 		return fmt.Errorf("remove nftables table %s: %w", p.table.Name, err)
 	}

@@ -48,10 +48,4 @@ func (p *policy) countLong(size uint32) error {
 	return nil
 }
 
-func (p *policy) longSent() (uint64, error) {
-	o, err := p.conn.GetObject(nft.Counter(p.table, longSent))
-	if err != nil {
-		return 0, fmt.Errorf("read counted packets: %w", err)
-	}
-	return nft.Packets(o), nil
-}
+func (p *policy) longSent() (uint64, error) { return p.conn.Counted(p.table, longSent) }

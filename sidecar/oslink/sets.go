@@ -5,7 +5,6 @@ package oslink
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -68,24 +67,12 @@ func (p *policy) setOwn(own []netip.Addr) error {
 		if n := len(elements[four]); n > mostAddresses {
 			return fmt.Errorf("%d addresses of IPv%s: want at most %d", n, family(four), mostAddresses)
 		}
-		if err := p.fill(s, elements[four]); err != nil {
+		if err := p.conn.Fill(s, elements[four]); err != nil {
 			return fmt.Errorf("set addresses in nftables: %w", err)
 		}
 	}
 	if err := p.conn.Flush(); err != nil {
 		return fmt.Errorf("set addresses in nftables: %w", err)
-	}
-	return nil
-}
-
-// fill makes these the elements of a set. A message holds 64 KiB.
-func (p *policy) fill(s *nftables.Set, elements []nftables.SetElement) error {
-	const most = 512
-	p.conn.FlushSet(s)
-	for some := range slices.Chunk(elements, most) {
-		if err := p.conn.SetAddElements(s, some); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -106,7 +93,7 @@ func (p *policy) setDoors(open []door) error {
 	p.conn.FlushChain(p.doors)
 	p.fillDoors(each)
 	for kind, s := range p.doorAt {
-		if err := p.fill(s, elements[kind]); err != nil {
+		if err := p.conn.Fill(s, elements[kind]); err != nil {
 			return fmt.Errorf("set open ports in nftables: %w", err)
 		}
 	}

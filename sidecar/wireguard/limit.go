@@ -19,9 +19,9 @@ type limits struct {
 	handshake time.Duration // how long one takes to be paid for; zero: not limited
 }
 
-// SetLimits changes what each outside peer may take; see datapath.Limits. A change forgives all debts: they are counted in time, and a
+// SetLimits changes what each outside peer may take; see datapath.Limiter; it cannot fail. A change forgives all debts: they are counted in time, and a
 // moment at a low rate is long at a high one.
-func (e *Engine) SetLimits(l datapath.Limits) {
+func (e *Engine) SetLimits(l datapath.Limits) error {
 	next := limits{bandwidth: newRate(l.Bandwidth)}
 	if l.Handshakes > 0 {
 		next.handshake = time.Minute / time.Duration(l.Handshakes)
@@ -31,9 +31,9 @@ func (e *Engine) SetLimits(l datapath.Limits) {
 	switch was := e.limits.Load(); {
 	case next == limits{}:
 		e.limits.Store(nil)
-		return
+		return nil
 	case was != nil && *was == next:
-		return
+		return nil
 	}
 	e.limits.Store(&next)
 	e.mu.RLock()
@@ -41,6 +41,7 @@ func (e *Engine) SetLimits(l datapath.Limits) {
 	for _, p := range e.peers {
 		p.forgive()
 	}
+	return nil
 }
 
 // rate is bits per second, and for how long a bucket that was full lets more than that pass.

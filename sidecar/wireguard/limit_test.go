@@ -65,7 +65,7 @@ func limited(t testing.TB, l datapath.Limits) handshake {
 	h := newHandshake(t, key.Preshared{})
 	h.connect(t)
 	h.ofA.outside.Store(true)
-	h.b.SetLimits(l)
+	_ = h.b.SetLimits(l)
 	return h
 }
 
@@ -111,7 +111,7 @@ func TestReceiveLimit(t *testing.T) {
 		if got := (rx() - before) / size; got < 86 || got > 88 {
 			t.Errorf("%d packets passed in a second, want 87", got)
 		}
-		h.b.SetLimits(datapath.Limits{Bandwidth: 10 * megabit})
+		_ = h.b.SetLimits(datapath.Limits{Bandwidth: 10 * megabit})
 		before = rx()
 		for range 1000 {
 			pass(time.Millisecond)
@@ -121,7 +121,7 @@ func TestReceiveLimit(t *testing.T) {
 		if got := (rx() - before) / size; got < 1100 || got > 1180 {
 			t.Errorf("%d packets passed in a second at the new rate, want 878 and a burst of 263", got)
 		}
-		h.b.SetLimits(datapath.Limits{Bandwidth: 10 * megabit})
+		_ = h.b.SetLimits(datapath.Limits{Bandwidth: 10 * megabit})
 		before = rx()
 		for range 100 {
 			h.take(h.sealed(1392))
@@ -129,7 +129,7 @@ func TestReceiveLimit(t *testing.T) {
 		if got := (rx() - before) / size; got > 10 {
 			t.Errorf("the same limits again forgave a debt: %d packets passed", got)
 		}
-		h.b.SetLimits(datapath.Limits{})
+		_ = h.b.SetLimits(datapath.Limits{})
 		before = rx()
 		for range 500 {
 			h.take(h.sealed(1392))
@@ -241,7 +241,7 @@ func TestHandshakeLimit(t *testing.T) {
 		if err := try(); !errors.Is(err, errOverLimit) {
 			t.Errorf("one too many: %v", err)
 		}
-		h.b.SetLimits(datapath.Limits{Bandwidth: megabit})
+		_ = h.b.SetLimits(datapath.Limits{Bandwidth: megabit})
 		if err := try(); err != nil {
 			t.Errorf("without a limit: %v", err)
 		}

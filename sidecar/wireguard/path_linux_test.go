@@ -68,7 +68,7 @@ func TestPathsMakeNoGarbage(t *testing.T) {
 	for _, count := range []int{1, 45} {
 		var got int
 		e, p, _ := wired(t, func(packets [][]byte, _ int) { got += len(packets) })
-		e.SetLimits(datapath.Limits{Bandwidth: 1e12, Handshakes: 10})
+		_ = e.SetLimits(datapath.Limits{Bandwidth: 1e12, Handshakes: 10})
 		p.outside.Store(true)
 		inner := packet(innerA, innerA, strings.Repeat("x", 1380))
 		sent := 0

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 	"time"
 
 	"github.com/google/nftables"
@@ -30,34 +31,29 @@ const (
 
 var reasons = []string{notForwarded, hopLimit, receiveLimit, sendLimit}
 
-// mostOwn is how many addresses an interface can have of each family.
-const mostOwn = 512
-
 // limited is one direction of the limits.
 type limited struct {
 	chain   *nftables.Chain // its rules are there while there is a limit
-	used    *nftables.Set   // what each outside peer has used
 	which   nft.Which       // address that is the peer's
 	counter string
+	used    *nftables.Set // what each outside peer has used; nil: there is no limit
 }
 
 // build makes the table, without peers. What a process that died left goes in the same transaction.
 func (h *Hub) build() error {
-	h.conn.AddTable(h.table) // so that deleting it cannot fail
-	h.conn.DelTable(h.table)
-	h.conn.AddTable(h.table)
+	h.conn.Anew(h.table)
 	for _, name := range append(reasons, long) {
 		h.conn.AddObj(nft.Counter(h.table, name))
 	}
 	pass := h.chain("pass")
 	nft.Add(h.conn, pass, nft.Longer(pathmtu.Floor), nft.Count(long))
-	received, sent, hops, err := h.sharedSets()
+	hops, err := h.addHops()
 	if err != nil {
 		return err
 	}
-	receiving := h.chain("receiving")
-	in := h.hook("in", nftables.ChainHookIngress)
-	h.limited = [2]limited{{receiving, received, nft.Source, receiveLimit}, {h.hook("out", nftables.ChainHookEgress), sent, nft.Destination, sendLimit}}
+	in, receiving := h.hook("in", nftables.ChainHookIngress), h.chain("receiving")
+	h.limited = [2]*limited{{chain: receiving, which: nft.Source, counter: receiveLimit},
+		{chain: h.hook("out", nftables.ChainHookEgress), which: nft.Destination, counter: sendLimit}}
 	nft.Add(h.conn, in, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: receiving.Name}})
 	for _, four := range []bool{true, false} {
 		if err := h.addFamily(four, in, pass, hops); err != nil {
@@ -65,10 +61,11 @@ func (h *Hub) build() error {
 		}
 	}
 	nft.Add(h.conn, in, nft.Verdict(expr.VerdictDrop))
-	for _, l := range h.limited {
-		h.limit(l, h.bits)
+	err = errors.Join(h.limit(h.limited[0], h.bits), h.limit(h.limited[1], h.bits), h.conn.Flush())
+	if errors.Is(err, syscall.EOPNOTSUPP) {
+		return fmt.Errorf("nftables of this kernel has no hook for what leaves a device (Linux 5.16): %w", err)
 	}
-	if err := h.conn.Flush(); err != nil {
+	if err != nil {
 		return err
 	}
 	return h.addForward(pass)
@@ -83,24 +80,14 @@ func (h *Hub) hook(name string, at *nftables.ChainHook) *nftables.Chain {
 	return h.conn.AddChain(&nftables.Chain{Name: name, Table: h.table, Type: nftables.ChainTypeFilter, Hooknum: at, Priority: &priority, Device: h.iface})
 }
 
-// sharedSets are those of both families.
-func (h *Hub) sharedSets() (received, sent, hops *nftables.Set, err error) {
-	// Who has not sent for as long has its whole limit again.
-	const forget = time.Minute
-	use := func(name string) *nftables.Set {
-		s := &nftables.Set{Table: h.table, Name: name, KeyType: nftables.TypeMark, Dynamic: true, HasTimeout: true, Timeout: forget, Size: delta.MaxPeers}
-		err = errors.Join(err, h.conn.AddSet(s, nil))
-		return s
-	}
-	received, sent = use("received"), use("sent")
-	// There is no subtraction: what is one less is looked up.
-	hops = &nftables.Set{Table: h.table, Name: "hops", KeyType: nftables.TypeInetProto, DataType: nftables.TypeInetProto, IsMap: true}
+// addHops adds what is one less: there is no subtraction.
+func (h *Hub) addHops() (*nftables.Set, error) {
+	hops := &nftables.Set{Table: h.table, Name: "hops", KeyType: nftables.TypeInetProto, DataType: nftables.TypeInetProto, IsMap: true}
 	var less []nftables.SetElement
 	for n := byte(255); n > 1; n-- {
 		less = append(less, nftables.SetElement{Key: []byte{n}, Val: []byte{n - 1}})
 	}
-	err = errors.Join(err, h.conn.AddSet(hops, less))
-	return received, sent, hops, err
+	return hops, h.conn.AddSet(hops, less)
 }
 
 // addFamily adds the sets and chains of IPv4 or IPv6.
@@ -109,7 +96,7 @@ func (h *Hub) addFamily(four bool, in, pass *nftables.Chain, hops *nftables.Set)
 	if four {
 		kind, digit = nftables.TypeIPAddr, "4"
 	}
-	f.own = &nftables.Set{Table: h.table, Name: "own" + digit, KeyType: kind, Size: mostOwn}
+	f.own = &nftables.Set{Table: h.table, Name: "own" + digit, KeyType: kind}
 	f.inside = &nftables.Set{Table: h.table, Name: "inside" + digit, KeyType: kind, Interval: true}
 	f.outside = &nftables.Set{Table: h.table, Name: "outside" + digit, KeyType: kind, Interval: true, IsMap: true, DataType: nftables.TypeMark}
 	f.clamp = &nftables.Set{Table: h.table, Name: "clamp" + digit, KeyType: kind, Interval: true, IsMap: true, DataType: nftables.TypeInetService}
@@ -118,6 +105,13 @@ func (h *Hub) addFamily(four bool, in, pass *nftables.Chain, hops *nftables.Set)
 			return err
 		}
 	}
+	f.kinds = layer{sets: []*nftables.Set{f.inside, f.outside}, place: func(of uint32) (*nftables.Set, []byte) {
+		if of == insider {
+			return f.inside, nil
+		}
+		return f.outside, binaryutil.NativeEndian.PutUint32(of)
+	}}
+	f.clamps = layer{sets: []*nftables.Set{f.clamp}, place: func(of uint32) (*nftables.Set, []byte) { return f.clamp, nft.Port(uint16(of)) }} //nolint:gosec // segmentOf
 	h.families = append(h.families, f)
 	age := h.addAge(f, "age"+digit, pass, hops)
 	arrived := h.chain("in" + digit)
@@ -165,20 +159,32 @@ func announce() []expr.Any {
 	return []expr.Any{&expr.Exthdr{SourceRegister: 1, Type: maximumSegmentSize, Offset: 2, Len: 2, Op: expr.ExthdrOpTcpopt}}
 }
 
-// limit holds outside peers to a number of bits per second in one direction; zero: to none. Members are not among those who have numbers.
-func (h *Hub) limit(l limited, bits int64) {
+// limit holds outside peers to a number of bits per second in one direction; zero: to none. Members are not among those who have numbers. Each limit
+// has a set of its own: by the rules that go, packets would fill the one that is emptied, and what is in it keeps its limit.
+func (h *Hub) limit(l *limited, bits int64) error {
+	// Who has not sent for as long has its whole limit again.
+	const forget = time.Minute
 	h.conn.FlushChain(l.chain)
-	h.conn.FlushSet(l.used)
+	if l.used != nil {
+		h.conn.DelSet(l.used)
+		l.used = nil
+	}
 	if bits == 0 {
-		return
+		return nil
+	}
+	h.limits++
+	l.used = &nftables.Set{Table: h.table, Name: fmt.Sprint(l.counter, h.limits), KeyType: nftables.TypeMark, Dynamic: true, HasTimeout: true, Timeout: forget, Size: delta.MaxPeers}
+	if err := h.conn.AddSet(l.used, nil); err != nil {
+		return err
 	}
 	// The kernel's bucket holds what passes in a second besides.
-	over := &expr.Limit{Type: expr.LimitTypePktBytes, Rate: uint64(bits) / 8, Unit: expr.LimitTimeSecond, Burst: 64 << 10, Over: true}
+	over := &expr.Limit{Type: expr.LimitTypePktBytes, Rate: uint64(bits) / 8, Unit: expr.LimitTimeSecond, Burst: 64 << 10, Over: true} //nolint:gosec // bits are positive
 	for _, f := range h.families {
 		nft.Add(h.conn, l.chain, nft.EtherType(f.four), nft.Load(l.which, f.four), nft.Among(f.outside), []expr.Any{
 			&expr.Dynset{SrcRegKey: 1, SetName: l.used.Name, SetID: l.used.ID, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{over}}},
 			nft.Count(l.counter), nft.Verdict(expr.VerdictDrop))
 	}
+	return nil
 }
 
 // addForward adds the one rule that the library has no words for: out by the interface, as it is.
@@ -207,22 +213,10 @@ func (h *Hub) addForward(to *nftables.Chain) error {
 	if err != nil {
 		return err
 	}
-	err = h.transact(netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE,
+	err = h.conn.Do(netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE,
 		Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Append}, Data: append([]byte{byte(h.table.Family), 0, 0, 0}, data...)})
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("this kernel cannot pass packets on in nftables (module nft_fwd_netdev): %w", err)
 	}
-	return err
-}
-
-// transact sends one message as a transaction of its own.
-func (h *Hub) transact(m netlink.Message) error {
-	edge := func(kind netlink.HeaderType) netlink.Message {
-		return netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request}, Data: []byte{0, 0, 0, unix.NFNL_SUBSYS_NFTABLES}}
-	}
-	if _, err := h.raw.SendMessages([]netlink.Message{edge(unix.NFNL_MSG_BATCH_BEGIN), m, edge(unix.NFNL_MSG_BATCH_END)}); err != nil {
-		return err
-	}
-	_, err := h.raw.Receive()
 	return err
 }
