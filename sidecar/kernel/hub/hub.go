@@ -141,14 +141,17 @@ func (h *Hub) Set(own []netip.Addr, peers delta.Registry, change, undo func() er
 		err = change()
 	}
 	if err == nil {
-		err = errors.Join(h.become(next), h.setOwn(own))
+		err = h.become(next)
+	}
+	if err == nil {
+		err = h.setOwn(own)
 	}
 	if err != nil {
 		err = errors.Join(err, h.become(both))
 		if cannot := undo(); cannot != nil {
 			return errors.Join(err, cannot)
 		}
-		return errors.Join(err, h.become(before), h.setOwn(h.mine))
+		return errors.Join(err, h.become(before))
 	}
 	h.mine, h.peers = own, peers // replaced when they change, never written to
 	maps.DeleteFunc(h.numbers, func(k key.Public, _ uint32) bool { return !peers[k].Outside })
