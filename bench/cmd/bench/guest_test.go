@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,7 +19,8 @@ func TestGuestWordsAreACommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	if o.programs != "/programs" || o.out != "/out" || o.profiles || o.limits || o.guest || o.trial.Rounds != guestRounds || o.trial.Time != guestTime ||
-		o.trial.Warm != guestWarm || len(o.trial.Contenders) != 4 || len(o.trial.Scenarios) != 4 {
+		o.trial.Warm != guestWarm || len(o.trial.Contenders) != len(strings.Split(guestContenders, ",")) ||
+		len(o.trial.Scenarios) != len(strings.Split(guestScenarios, ",")) {
 		t.Errorf("%+v", o)
 	}
 }
