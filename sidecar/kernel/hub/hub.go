@@ -72,7 +72,7 @@ func New(iface string, index int) (*Hub, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Hub{conn: conn, iface: iface, index: uint32(index), numbers: map[key.Public]uint32{}, last: insider, //nolint:gosec // an index is positive
+	h := &Hub{conn: conn, iface: iface, index: uint32(index), numbers: map[key.Public]uint32{}, last: insider,
 		table: &nftables.Table{Name: "tenantwire-hub-" + iface, Family: nftables.TableFamilyNetdev}}
 	if _, err := conn.ListTableOfFamily(h.table.Name, h.table.Family); err == nil {
 		if err := h.end(); err != nil {
@@ -254,15 +254,15 @@ func (h *Hub) SetPathMTUs(mtus map[netip.Prefix]int) error {
 	return nil
 }
 
-// segmentOf is the greatest TCP segment in packets of that length; none where it is zero.
+// segmentOf is the greatest TCP segment in packets of that length, which is pathmtu.Floor at least; none where it is zero.
 func segmentOf(ip netip.Prefix, mtu int) uint32 {
 	switch {
 	case mtu == 0:
 		return nobody
 	case ip.Addr().Is4():
-		return uint32(mtu - 40) //nolint:gosec // pathmtu finds none below 500 bytes
+		return uint32(mtu - 40)
 	}
-	return uint32(max(mtu, datapath.MinMTU) - 60) //nolint:gosec // as above
+	return uint32(max(mtu, datapath.MinMTU) - 60)
 }
 
 // SetBandwidth is how much each outside peer may send, and be sent, in bits per second; zero: as much as there is. It counts packets as they

@@ -111,7 +111,7 @@ func (h *Hub) addFamily(four bool, in, pass *nftables.Chain, hops *nftables.Set)
 		}
 		return f.outside, binaryutil.NativeEndian.PutUint32(of)
 	}}
-	f.clamps = layer{sets: []*nftables.Set{f.clamp}, place: func(of uint32) (*nftables.Set, []byte) { return f.clamp, nft.Port(uint16(of)) }} //nolint:gosec // segmentOf
+	f.clamps = layer{sets: []*nftables.Set{f.clamp}, place: func(of uint32) (*nftables.Set, []byte) { return f.clamp, nft.Port(uint16(of)) }}
 	h.families = append(h.families, f)
 	age := h.addAge(f, "age"+digit, pass, hops)
 	arrived := h.chain("in" + digit)
@@ -178,7 +178,7 @@ func (h *Hub) limit(l *limited, bits int64) error {
 		return err
 	}
 	// The kernel's bucket holds what passes in a second besides.
-	over := &expr.Limit{Type: expr.LimitTypePktBytes, Rate: uint64(bits) / 8, Unit: expr.LimitTimeSecond, Burst: 64 << 10, Over: true} //nolint:gosec // bits are positive
+	over := &expr.Limit{Type: expr.LimitTypePktBytes, Rate: uint64(bits) / 8, Unit: expr.LimitTimeSecond, Burst: 64 << 10, Over: true}
 	for _, f := range h.families {
 		nft.Add(h.conn, l.chain, nft.EtherType(f.four), nft.Load(l.which, f.four), nft.Among(f.outside), []expr.Any{
 			&expr.Dynset{SrcRegKey: 1, SetName: l.used.Name, SetID: l.used.ID, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{over}}},

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +33,23 @@ type Command struct {
 type UnavailableError struct{ Why string }
 
 func (e *UnavailableError) Error() string { return "no guest could be run: " + e.Why }
+
+// RunTests runs tests of the calling test program in a guest, by their names without "Test", with -short. It takes limit at most, after which what
+// hangs is seen in a dump of the goroutines; env is added to the environment, NAME=VALUE. said is what came of it. The error is Run's, or says
+// that not all of them passed.
+func RunTests(ctx context.Context, vmRun string, tests []string, limit time.Duration, env ...string) (said string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	args := slices.Concat([]string{"/usr/bin/env"}, env, []string{self, "-test.run", "^Test(" + strings.Join(tests, "|") + ")$", "-test.short", "-test.v", "-test.timeout", limit.String()})
+	var out bytes.Buffer
+	err = Run(ctx, Command{VMRun: vmRun, Timeout: limit + time.Minute, Args: args, Output: io.MultiWriter(&out, os.Stdout)}) // as it comes: an emulated guest can take minutes
+	if passed := strings.Count(out.String(), "\n--- PASS"); err == nil && passed < len(tests) {
+		err = fmt.Errorf("%d of %d tests passed in the guest", passed, len(tests))
+	}
+	return out.String(), err
+}
 
 // Inside says that this is a guest.
 func Inside() bool { return os.Getenv("VM_RUN") != "" }
