@@ -86,7 +86,7 @@ func (l *link) deliver(bufs [][]byte, offset int) {
 		}
 		packets++
 		bytes += uint64(len(b))
-		l.closed.arrives(b)
+		l.windows.arrives(b)
 		m.add(b)
 	}
 	c.rxMerged.Add(m.flush())

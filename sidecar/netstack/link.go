@@ -27,7 +27,7 @@ type link struct {
 	mtu        atomic.Int32
 	outside    atomic.Pointer[Outside]
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
-	closed     *closedWindows
+	windows    *windows
 }
 
 var (
@@ -36,7 +36,7 @@ var (
 )
 
 func newLink(s *Stack, mtu int) *link {
-	l := &link{s: s, closed: newClosedWindows()}
+	l := &link{s: s, windows: newWindows()}
 	l.mtu.Store(int32(mtu))
 	return l
 }
@@ -85,7 +85,7 @@ func (l *link) send(out Outside, to netip.Addr, pkt *stack.PacketBuffer) {
 		return
 	}
 	if c.segment {
-		l.closed.leaves(c.hdr[:c.l3], c.hdr[c.l3:])
+		c.seq = l.windows.leaves(c.hdr[:c.l3], c.hdr[c.l3:], c.left)
 	}
 	for !c.done {
 		b := out.NewBatch(c.room())

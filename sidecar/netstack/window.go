@@ -13,61 +13,93 @@ import (
 // A window is advertised in units. What is left of one that is less than a unit is advertised as nothing, although the peer was
 // allowed it before and may send it (RFC 7323, section 2.4). From then on gVisor takes every segment of the peer's for one outside of
 // the window, and with it what that acknowledges. If the application reads only what it could answer, as a proxy does, then neither
-// direction ever goes on. RFC 9293 (3.10.7.4) has acknowledgements heard while the window is closed, so those that come from that rest
-// are moved back to where gVisor hears them.
+// direction ever goes on. RFC 9293 (3.10.7.4) has acknowledgements heard while the window is closed. So those that come from the rest of
+// a window of ours are moved back to where gVisor hears them; and those that we send from the rest of a peer's, whose stack may be gVisor's
+// too, leave from where its window has closed, which every stack hears.
 
-// windowUnit is what a window is advertised in: the least power of two by which receiveMax fits in 16 bits.
+// windowUnit is what a window of ours is advertised in: the least power of two by which receiveMax fits in 16 bits.
 const windowUnit = 256
 
-// closedWindows are the streams whose window is closed, by the hash of their remote address and their ports. Two in one place displace each other,
-// and the one that lost it is back with its next segment.
+// mostUnit is what a peer's may be advertised in at most (RFC 7323, section 2.3).
+const mostUnit = 1 << 14
+
+// windows are those that are closed.
+type windows struct {
+	seed         maphash.Seed
+	ours, theirs closedWindows
+}
+
+func newWindows() *windows { return &windows{seed: maphash.MakeSeed()} }
+
+// closedWindows are the streams of which one side's window is closed, and from which sequence number on. Two that hash alike displace each
+// other, and the one that lost its place is back with its next segment.
 type closedWindows struct {
-	seed  maphash.Seed
 	open  atomic.Int32 // places that are taken
 	place [256]atomic.Uint64
 }
 
-func newClosedWindows() *closedWindows { return &closedWindows{seed: maphash.MakeSeed()} }
+// streamID is a hash of a stream's remote address and its ports, never zero.
+type streamID uint32
 
-// flow returns the place of a stream and what tells it from others there, never zero. The ports are at b[l3:], local and remote.
-func (w *closedWindows) flow(remote []byte, local, far []byte) (*atomic.Uint64, uint64) {
+func (w *windows) stream(remote, local, far []byte) streamID {
 	var h maphash.Hash
 	h.SetSeed(w.seed)
 	_, _ = h.Write(remote)
 	_, _ = h.Write(local)
 	_, _ = h.Write(far)
-	sum := h.Sum64()
-	return &w.place[sum%uint64(len(w.place))], sum>>32<<32 | 1<<63
+	return streamID(h.Sum64()) | 1
 }
 
-// leaves looks at the headers of a segment of ours: it closes the stream's window, or opens it. A reset, whose window says nothing, ends
-// the stream.
-func (w *closedWindows) leaves(ip, tcp []byte) {
-	closed := tcp[14]|tcp[15] == 0 && header.TCPFlags(tcp[13])&(header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagAck
-	if !closed && w.open.Load() == 0 {
+func (c *closedWindows) at(id streamID) *atomic.Uint64 { return &c.place[id>>1%streamID(len(c.place))] }
+
+// set notes whether the stream's window is closed.
+func (c *closedWindows) set(id streamID, closed bool, edge uint32) {
+	place := c.at(id)
+	if closed {
+		if place.Swap(uint64(id)<<32|uint64(edge)) == 0 {
+			c.open.Add(1)
+		}
 		return
+	}
+	if old := place.Load(); streamID(old>>32) == id && place.CompareAndSwap(old, 0) {
+		c.open.Add(-1)
+	}
+}
+
+// edge is where the stream's window is closed, if it is.
+func (c *closedWindows) edge(id streamID) (uint32, bool) {
+	v := c.at(id).Load()
+	return uint32(v), streamID(v>>32) == id
+}
+
+// shut says whether a segment has its sender's window closed. A reset's window says nothing; it ends the stream, and with it what is noted.
+func shut(tcp []byte) bool {
+	return tcp[14]|tcp[15] == 0 && header.TCPFlags(tcp[13])&(header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagAck
+}
+
+// leaves takes in the headers of a segment of ours and returns the sequence number that it leaves with.
+func (w *windows) leaves(ip, tcp []byte, payload int) uint32 {
+	seq, closed := binary.BigEndian.Uint32(tcp[4:]), shut(tcp)
+	if !closed && w.ours.open.Load() == 0 && w.theirs.open.Load() == 0 {
+		return seq
 	}
 	remote := ip[16:20]
 	if ip[0]>>4 == 6 {
 		remote = ip[24:40]
 	}
-	place, tag := w.flow(remote, tcp[:2], tcp[2:4])
-	old := place.Load()
-	switch {
-	case closed:
-		if place.Swap(tag|uint64(binary.BigEndian.Uint32(tcp[8:]))) == 0 {
-			w.open.Add(1)
-		}
-	case old>>32 == tag>>32:
-		if place.CompareAndSwap(old, 0) {
-			w.open.Add(-1)
+	id := w.stream(remote, tcp[:2], tcp[2:4])
+	w.ours.set(id, closed, binary.BigEndian.Uint32(tcp[8:]))
+	if payload == 0 && tcp[13]&^push == ackOnly {
+		if edge, ok := w.theirs.edge(id); ok && seq-edge < mostUnit {
+			return edge
 		}
 	}
+	return seq
 }
 
-// arrives moves back what is only an acknowledgement from the rest of a closed window.
-func (w *closedWindows) arrives(b []byte) {
-	if w.open.Load() == 0 || !sameFlowPossible(b) {
+// arrives takes in a packet of a peer's. What is only an acknowledgement from the rest of a closed window of ours is moved back.
+func (w *windows) arrives(b []byte) {
+	if !sameFlowPossible(b) {
 		return
 	}
 	l3, remote := ipv4Header, b[12:16]
@@ -75,15 +107,16 @@ func (w *closedWindows) arrives(b []byte) {
 		l3, remote = ipv6Header, b[8:24]
 	}
 	tcp := b[l3:]
+	closed := shut(tcp)
+	if !closed && w.ours.open.Load() == 0 && w.theirs.open.Load() == 0 {
+		return
+	}
+	id := w.stream(remote, tcp[2:4], tcp[:2])
+	w.theirs.set(id, closed, binary.BigEndian.Uint32(tcp[8:]))
 	if tcp[13]&^push != ackOnly || len(tcp) != int(tcp[12]>>4)*4 {
 		return
 	}
-	place, tag := w.flow(remote, tcp[2:4], tcp[:2])
-	old := place.Load()
-	if old>>32 != tag>>32 {
-		return
-	}
-	if next := uint32(old); binary.BigEndian.Uint32(tcp[4:])-next < windowUnit {
-		binary.BigEndian.PutUint32(tcp[4:], next)
+	if edge, ok := w.ours.edge(id); ok && binary.BigEndian.Uint32(tcp[4:])-edge < windowUnit {
+		binary.BigEndian.PutUint32(tcp[4:], edge)
 	}
 }

@@ -20,6 +20,7 @@ type rawTCP struct {
 	ack  uint32 // all of what it got
 	edge uint32 // the furthest that it was ever allowed to send
 	unit uint   // of the window
+	wide uint16 // its own window, in its own units
 }
 
 func (r *rawTCP) send(seq uint32, flags header.TCPFlags, payload []byte, options ...byte) {
@@ -28,7 +29,7 @@ func (r *rawTCP) send(seq uint32, flags header.TCPFlags, payload []byte, options
 	tcp := header.TCP(b[ipv4Header:])
 	tcp.SetDataOffset(uint8(tcpHeader + len(options)))
 	tcp.SetAckNumber(r.ack)
-	tcp.SetWindowSize(60000)
+	tcp.SetWindowSize(r.wide)
 	r.s.Deliver([][]byte{b}, 0)
 }
 
@@ -50,6 +51,23 @@ func (r *rawTCP) next(wait time.Duration) header.TCP {
 	}
 }
 
+// openRaw is a connection of a rawTCP's, and what the stack has of it.
+func openRaw(t *testing.T) (*rawTCP, datapath.Stream) {
+	t.Helper()
+	s := newStack(t, 1, 1420)
+	r := &rawTCP{t: t, s: s, from: make(chan []byte, 10000), wide: 60000}
+	s.Connect(&wire{mtu: 1420, see: func(p []byte) { r.from <- bytes.Clone(p) }})
+	accepted := make(chan datapath.Stream, 1)
+	s.HandleTCP(func(q datapath.TCPRequest) {
+		c, err := q.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	})
+	return r, r.open(accepted)
+}
+
 // open connects and returns what the stack's side has.
 func (r *rawTCP) open(to <-chan datapath.Stream) datapath.Stream {
 	const start = 1000
@@ -67,18 +85,8 @@ func (r *rawTCP) open(to <-chan datapath.Stream) datapath.Stream {
 // TestClosedWindow has a peer fill the receive window to its very last byte, of which the stack can advertise no part, being less than
 // a window's unit: what the peer acknowledges from there counts, or an application that reads only what it could answer waits for ever.
 func TestClosedWindow(t *testing.T) {
-	s := newStack(t, 1, 1420)
-	r := &rawTCP{t: t, s: s, from: make(chan []byte, 10000)}
-	s.Connect(&wire{mtu: 1420, see: func(p []byte) { r.from <- bytes.Clone(p) }})
-	accepted := make(chan datapath.Stream, 1)
-	s.HandleTCP(func(q datapath.TCPRequest) {
-		c, err := q.Accept()
-		if err != nil {
-			t.Error(err)
-		}
-		accepted <- c
-	})
-	app := r.open(accepted)
+	r, app := openRaw(t)
+	s := r.s
 	if 1<<r.unit != windowUnit {
 		t.Fatalf("a window's unit is %d, not %d", 1<<r.unit, windowUnit)
 	}
@@ -140,9 +148,56 @@ func TestClosedWindow(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("the end did not arrive")
 	}
-	if n := s.link.closed.open.Load(); n != 0 {
+	if n := s.link.windows.ours.open.Load(); n != 0 {
 		t.Errorf("%d windows are taken for closed", n)
 	}
+}
+
+// TestClosedWindowOfPeer: a peer closes its window before what it had been allowed to be sent, and hears nothing from behind that. What the
+// stack acknowledges meanwhile comes from where the window has closed; once that opens, from the end again.
+func TestClosedWindowOfPeer(t *testing.T) {
+	r, app := openRaw(t)
+	const size, rest = 4000, 100
+	if _, err := app.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	for got := 0; got < size; {
+		sent := r.next(5 * time.Second)
+		if sent == nil {
+			t.Fatalf("%d bytes come of %d", got, size)
+		}
+		got += len(sent) - int(sent.DataOffset())
+	}
+	end := r.ack + size
+	r.ack, r.wide = end-rest, 0
+	acknowledged := func(from uint32) {
+		t.Helper()
+		r.send(r.seq, header.TCPFlagAck, []byte{1})
+		r.seq++
+		for until := time.Now().Add(5 * time.Second); ; {
+			sent := r.next(time.Until(until))
+			if sent == nil {
+				t.Fatal("nothing acknowledges what the peer sends")
+			}
+			if len(sent) > int(sent.DataOffset()) || sent.AckNumber() != r.seq {
+				continue // the rest, again
+			}
+			if sent.SequenceNumber() != from {
+				t.Fatalf("an acknowledgement is %d bytes from the end, want %d", end-sent.SequenceNumber(), end-from)
+			}
+			return
+		}
+	}
+	acknowledged(end - rest)
+	acknowledged(end - rest)
+	r.wide = 60000
+	acknowledged(end)
+	if n := r.s.link.windows.theirs.open.Load(); n != 0 {
+		t.Errorf("%d windows of peers are taken for closed", n)
+	}
+	// Neither does a window that was closed by more than a unit, which no peer does, move anything.
+	r.ack, r.wide = r.ack-mostUnit, 0
+	acknowledged(end)
 }
 
 // TestResetIsNoClosedWindow: a reset has no window, and its stream no more segments that would open it.
@@ -154,7 +209,7 @@ func TestResetIsNoClosedWindow(t *testing.T) {
 		_, _ = io.Copy(io.Discard, server)
 		_ = server.Close()
 	}
-	if n := a.link.closed.open.Load() + b.link.closed.open.Load(); n != 0 {
+	if n := a.link.windows.ours.open.Load() + b.link.windows.theirs.open.Load(); n != 0 {
 		t.Errorf("%d windows are taken for closed", n)
 	}
 }
