@@ -141,10 +141,10 @@ func ping(c net.Conn, six bool) error {
 	}
 	got := make([]byte, 1500)
 	n, err := c.Read(got)
-	if err != nil || !bytes.HasSuffix(got[:n], []byte("ping")) {
-		return fmt.Errorf("got %q, %v", got[:n], err)
+	if err == nil && !bytes.HasSuffix(got[:n], []byte("ping")) {
+		return fmt.Errorf("got %q", got[:n])
 	}
-	return nil
+	return err
 }
 
 // roundTrip sends want to an echo and expects it back.
