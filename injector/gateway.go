@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,15 +40,14 @@ const (
 const gatewayContainer = "gateway"
 
 // Gateway is everything that a tunnel's gateway consists of but the Secret with its key, the Deployment last: all in the tunnel's
-// namespace, owned by the tunnel, and to be applied as they are. A gateway's pods may change their one Lease and nothing else. There is
-// no disruption budget: the active pod alone is ready, so one would forbid to drain it, or nothing. Where
+// namespace, owned by the tunnel, and to be applied as they are. A gateway's pods may change their one Lease and nothing else. Where
 // GatewayRefused, it is nothing: what there is stays as it is.
 func (c *Config) Gateway(t *v1alpha1.TenantTunnel, at Site) []runtime.Object {
 	g, refused := c.newGateway(t, at)
 	if refused != "" {
 		return nil
 	}
-	return []runtime.Object{g.account(), g.lease(), g.role(), g.roleBinding(), g.service(), g.networkPolicy(), g.deployment()}
+	return []runtime.Object{g.account(), g.lease(), g.role(), g.roleBinding(), g.service(), g.networkPolicy(), g.disruptionBudget(), g.deployment()}
 }
 
 // GatewayKey is the Secret of a gateway's key.
@@ -132,6 +132,18 @@ func (g *gateway) networkPolicy() runtime.Object {
 		Ingress: append([]networkingv1.NetworkPolicyIngressRule{{Ports: []networkingv1.NetworkPolicyPort{port(corev1.ProtocolUDP, ListenPort), port(corev1.ProtocolTCP, HealthPort)}}},
 			g.egressRule()...),
 	}}
+}
+
+// disruptionBudget has pods evicted one after another: the active pod alone is ready, so while one takes over there is nobody whom the
+// eviction of another could leave. It never holds a drain up for longer than that: not for want of replicas, as each may be the one that is ready,
+// and not where none becomes ready at all.
+func (g *gateway) disruptionBudget() runtime.Object {
+	unready := policyv1.AlwaysAllow
+	if s := g.tunnel.Status.Gateway; s != nil && s.Active != "" {
+		unready = policyv1.IfHealthyBudget // those that stand by
+	}
+	return &policyv1.PodDisruptionBudget{TypeMeta: kind("policy/v1", "PodDisruptionBudget"), ObjectMeta: g.meta(), Spec: policyv1.PodDisruptionBudgetSpec{
+		MaxUnavailable: ptr.To(intstr.FromString("100%")), UnhealthyPodEvictionPolicy: &unready, Selector: &metav1.LabelSelector{MatchLabels: g.labels()}}}
 }
 
 func (g *gateway) deployment() runtime.Object {

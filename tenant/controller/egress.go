@@ -110,14 +110,16 @@ func egressTunnels(c client.Reader) handler.EventHandler {
 	})
 }
 
-var specOrEgressChanged = updates(specOrEgressMatters)
+var gatewayChanged = updates(gatewayMatters)
 
-// specOrEgressMatters is about tunnels: Services follow the ports that the status says.
-func specOrEgressMatters(before, after client.Object) bool {
+// gatewayMatters is about tunnels: Services follow the ports that the status says, and the disruption budget whether a gateway is active.
+func gatewayMatters(before, after client.Object) bool {
 	a, aok := before.(*v1alpha1.TenantTunnel)
 	b, bok := after.(*v1alpha1.TenantTunnel)
-	return !aok || !bok || a.Generation != b.Generation || !equality.Semantic.DeepEqual(egressOf(a), egressOf(b))
+	return !aok || !bok || a.Generation != b.Generation || isActive(a) != isActive(b) || !equality.Semantic.DeepEqual(egressOf(a), egressOf(b))
 }
+
+func isActive(t *v1alpha1.TenantTunnel) bool { return t.Status.Gateway != nil && t.Status.Gateway.Active != "" }
 
 func egressOf(t *v1alpha1.TenantTunnel) []v1alpha1.EgressPort {
 	if t.Status.Gateway == nil {

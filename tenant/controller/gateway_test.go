@@ -9,10 +9,12 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -31,7 +33,7 @@ func gatewayPods() injector.Config {
 // gatewayParts are all that a gateway consists of.
 func gatewayParts() []client.Object {
 	return []client.Object{&corev1.ServiceAccount{}, &coordinationv1.Lease{}, &rbacv1.Role{}, &rbacv1.RoleBinding{}, &corev1.Service{},
-		&networkingv1.NetworkPolicy{}, &appsv1.Deployment{}}
+		&networkingv1.NetworkPolicy{}, &policyv1.PodDisruptionBudget{}, &appsv1.Deployment{}}
 }
 
 // A gateway is made, follows its tunnel's spec, and goes with it; its key is made once and is good. What the shipped role lacks for
@@ -139,14 +141,27 @@ func TestGatewayMember(t *testing.T) {
 			return nil
 		})
 	}
+	budget := func(want policyv1.UnhealthyPodEvictionPolicyType) {
+		t.Helper()
+		eventually(t, func() error {
+			var b policyv1.PodDisruptionBudget
+			err := cluster.admin.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "tenantwire-gateway-main"}, &b)
+			if err == nil && *b.Spec.UnhealthyPodEvictionPolicy != want {
+				err = fmt.Errorf("pods that are not ready: %s", *b.Spec.UnhealthyPodEvictionPolicy)
+			}
+			return err
+		})
+	}
 	status(v1alpha1.GatewayStatus{}, "GatewayNotReady")
 	m.Status = v1alpha1.TunnelMemberStatus{PublicKey: goodKey, Endpoint: "10.0.0.1:51820", Datapath: v1alpha1.DatapathNetstack,
 		Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: "DataPathDown", Message: "stands by", LastTransitionTime: metav1.Now()}}}
 	must(t, cluster.admin.Status().Update(t.Context(), m))
 	status(v1alpha1.GatewayStatus{PublicKey: goodKey}, "GatewayNotReady")
+	budget(policyv1.AlwaysAllow)
 	m.Status.Conditions[0].Status, m.Status.Conditions[0].Reason = metav1.ConditionTrue, "DataPathUp"
 	must(t, cluster.admin.Status().Update(t.Context(), m))
 	status(v1alpha1.GatewayStatus{PublicKey: goodKey, Active: pod.Name}, "NoMembers")
+	budget(policyv1.IfHealthyBudget) // where somebody can take over, one is evicted after another
 }
 
 // What the operator may do for gateways leads to no Secret of a tenant: the API server's policy refuses what is none, and what was made
@@ -222,6 +237,16 @@ func TestGatewayRightsAreBounded(t *testing.T) {
 			p.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
 			p.Containers[0].SecurityContext.AllowPrivilegeEscalation = ptr.To(true)
 		})},
+		"a budget that keeps a pod": {"PodDisruptionBudget", func(o client.Object) {
+			o.(*policyv1.PodDisruptionBudget).Spec.MaxUnavailable = ptr.To(intstr.FromInt32(1))
+		}},
+		"a budget that keeps all": {"PodDisruptionBudget", func(o client.Object) {
+			s := &o.(*policyv1.PodDisruptionBudget).Spec
+			s.MaxUnavailable, s.MinAvailable = nil, ptr.To(intstr.FromString("100%"))
+		}},
+		"a budget for other pods": {"PodDisruptionBudget", func(o client.Object) {
+			o.(*policyv1.PodDisruptionBudget).Spec.Selector = &metav1.LabelSelector{}
+		}},
 		"no label":     {"Deployment", func(o client.Object) { o.SetLabels(nil) }},
 		"another name": {"Secret", func(o client.Object) { o.SetName("x") }},
 		"an account's token": {"Secret", func(o client.Object) {

@@ -94,7 +94,7 @@ func setupPeer(mgr ctrl.Manager, o Options, recorder events.EventRecorder) error
 
 func setupGateway(mgr ctrl.Manager, o Options, recorder events.EventRecorder) error {
 	return ctrl.NewControllerManagedBy(mgr).Named("gateway").
-		Watches(&v1alpha1.TenantTunnel{}, enqueue(0, self), specOrEgressChanged).
+		Watches(&v1alpha1.TenantTunnel{}, enqueue(0, self), gatewayChanged).
 		Watches(&corev1.Service{}, egressTunnels(mgr.GetClient())).
 		Watches(&appsv1.Deployment{}, enqueue(o.Debounce, tunnelOfPod), specChanged).
 		Watches(&corev1.Namespace{}, tunnelsThere(mgr.GetClient()), levelChanged).

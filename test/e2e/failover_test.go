@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -287,14 +288,23 @@ func (f *failover) loseNode() {
 	f.measure("the node is back", time.Now(), bound{0, 3 * time.Second, true})
 }
 
-// drain does what kubectl drain does on the active pod's node.
+// drain does what kubectl drain does on the active pod's node. Until the other has taken over, that one's cannot be drained as well.
 func (f *failover) drain() {
 	f.t.Helper()
-	active, _ := f.active()
+	active, other := f.active()
 	time.Sleep(2 * time.Second)
 	f.spare.Cordon(active.Spec.NodeName, true)
+	for _, p := range []*corev1.Pod{active, other} {
+		if err := f.n.MayEvict(p); err != nil {
+			f.t.Errorf("nothing happens, and %s could not be evicted: %v", p.Name, err)
+		}
+	}
 	began := time.Now()
 	f.n.Evict(*active)
+	if err := f.n.MayEvict(other); !apierrors.IsTooManyRequests(err) {
+		f.t.Errorf("%s takes over, and could be evicted: %v", other.Name, err)
+	}
 	f.passes(active.Name)
+	kit.Eventually(f.t, 10*time.Second, "both nodes can be drained, one after the other", func() error { return f.n.MayEvict(other) })
 	f.measure("drain", began, bound{loss: time.Second, asking: 3 * time.Second})
 }

@@ -118,6 +118,12 @@ func (s *Spare) empty(ctx context.Context) error {
 	return nil
 }
 
+// MayEvict is the error with which the API server would refuse to evict a pod.
+func (n *Namespace) MayEvict(p *corev1.Pod) error {
+	return n.Kube.PolicyV1().Evictions(n.Name).Evict(n.T.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: n.Name, Name: p.Name},
+		DeleteOptions: &metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}})
+}
+
 // Evict asks the API server to end pods, as kubectl drain does.
 func (n *Namespace) Evict(pods ...corev1.Pod) {
 	n.T.Helper()

@@ -58,29 +58,25 @@ func (c *PathCase) run(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := []*transfer{a.transfer(b, 80, 0), a.transfer(b, 81, 1)}
-	for _, x := range all {
-		x.goOn(t)
-	}
-	a.awaitPath(1420, datapath.MTUVerified)
+	began := time.Now()
+	goOn(t, all, 5*time.Minute)
+	patience := time.Minute + 5*time.Since(began) // an emulated machine is slow, and may have little of a slow one
+	a.awaitPath(1420, datapath.MTUVerified, patience)
 	if err := l.SetPathMTU(c.Outer); err != nil {
 		t.Fatal(err)
 	}
-	for _, x := range all {
-		x.goOn(t)
-	}
-	a.awaitPath(c.Inner, c.State)
-	b.awaitPath(c.Inner, c.State)
+	goOn(t, all, patience)
+	a.awaitPath(c.Inner, c.State, patience)
+	b.awaitPath(c.Inner, c.State, patience)
 	if c.Regrows {
 		if err := l.SetPathMTU(1500); err != nil {
 			t.Fatal(err)
 		}
-		a.awaitPath(1420, datapath.MTUVerified)
-		b.awaitPath(1420, datapath.MTUVerified)
+		a.awaitPath(1420, datapath.MTUVerified, patience)
+		b.awaitPath(1420, datapath.MTUVerified, patience)
 	}
 	a.datagrams(b, 1372) // in fragments
-	for _, x := range []*transfer{a.transfer(b, 80, 1), a.transfer(b, 81, 0)} {
-		x.goOn(t)
-	}
+	goOn(t, []*transfer{a.transfer(b, 80, 1), a.transfer(b, 81, 0)}, patience)
 }
 
 func (c *PathCase) spoil(l *Lab) error {
@@ -134,15 +130,15 @@ func (e *end) path() datapath.PeerStats {
 	return p[0]
 }
 
-func (e *end) awaitPath(mtu int, state datapath.MTUState) {
+func (e *end) awaitPath(mtu int, state datapath.MTUState, patience time.Duration) {
 	e.t.Helper()
-	for until := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for until := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		p := e.path()
 		if p.PathMTU == mtu && p.MTUState == state {
 			return
 		}
 		if time.Now().After(until) {
-			e.t.Fatalf("host %d: %d bytes, %s; want %d, %s", e.host, p.PathMTU, p.MTUState, mtu, state)
+			e.t.Fatalf("host %d: %d bytes, %s; want %d, %s after %s", e.host, p.PathMTU, p.MTUState, mtu, state, patience)
 		}
 	}
 }
@@ -211,13 +207,16 @@ func (e *end) transfer(to *end, port uint16, six int) *transfer {
 	return x
 }
 
-// goOn fails the test unless the transfer carries much more than what waits in buffers.
-func (x *transfer) goOn(t testing.TB) {
+// goOn fails the test unless each transfer carries much more than what waits in buffers.
+func goOn(t testing.TB, all []*transfer, patience time.Duration) {
 	t.Helper()
-	goal := x.bytes.Load() + 12<<20
-	for until := time.Now().Add(60 * time.Second); x.bytes.Load() < goal; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(until) {
-			t.Fatalf("%s: %d bytes are missing of those that should follow", x.name, goal-x.bytes.Load())
+	const much = 12 << 20
+	until := time.Now().Add(patience)
+	for _, x := range all {
+		for goal := x.bytes.Load() + much; x.bytes.Load() < goal; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatalf("%s: %d bytes are missing of %d that should follow within %s", x.name, goal-x.bytes.Load(), much, patience)
+			}
 		}
 	}
 }
