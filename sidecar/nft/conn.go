@@ -22,8 +22,9 @@ type Conn struct {
 	sock *netlink.Conn
 }
 
-// patience is more than the kernel takes for any transaction of ours.
-const patience = 5 * time.Second
+// patience is more than the kernel takes for any transaction of ours, where it is emulated and has little of a CPU too. It does one before the
+// library begins to read what it says of it.
+const patience = 30 * time.Second
 
 // Open connects.
 func Open() (*Conn, error) {

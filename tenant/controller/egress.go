@@ -119,7 +119,9 @@ func gatewayMatters(before, after client.Object) bool {
 	return !aok || !bok || a.Generation != b.Generation || isActive(a) != isActive(b) || !equality.Semantic.DeepEqual(egressOf(a), egressOf(b))
 }
 
-func isActive(t *v1alpha1.TenantTunnel) bool { return t.Status.Gateway != nil && t.Status.Gateway.Active != "" }
+func isActive(t *v1alpha1.TenantTunnel) bool {
+	return t.Status.Gateway != nil && t.Status.Gateway.Active != ""
+}
 
 func egressOf(t *v1alpha1.TenantTunnel) []v1alpha1.EgressPort {
 	if t.Status.Gateway == nil {
