@@ -85,6 +85,7 @@ type Stack struct {
 	tcpSlots  *slots.Slots
 	udpFlows  udpTable
 	resets    resets
+	streams   atomic.Int32 // that are open
 
 	mu        sync.Mutex // guards configuration and closing
 	iface     datapath.Interface
@@ -132,7 +133,7 @@ func (s *Stack) configure(o Options) error {
 	if err := s.ip.CreateNIC(nicID, s.link); err != nil {
 		return fmt.Errorf("create interface: %w", fromTCPIP(err))
 	}
-	fwd := tcp.NewForwarder(s.ip, 0, o.Limits.withDefaults().TCPRequests, s.forwardTCP)
+	fwd := tcp.NewForwarder(s.ip, backlogFirst, o.Limits.withDefaults().TCPRequests, s.forwardTCP)
 	s.ip.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
 	s.ip.SetTransportProtocolHandler(udp.ProtocolNumber, s.forwardUDP)
 	return s.SetInterface(o.Interface)

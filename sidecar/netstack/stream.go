@@ -22,6 +22,7 @@ type stream struct {
 	chunk   int // payload of one aligned super-segment
 	segment int // payload of one packet
 	flight  flight
+	backlog backlog
 	writeMu sync.Mutex
 	readMu  sync.Mutex
 	finSent atomic.Bool
@@ -39,7 +40,12 @@ func (s *Stack) newStream(ep tcpip.Endpoint, wq *waiter.Queue, local, remote net
 		segment: superPayload(mtu, to) / segmentsPerSuper(mtu),
 		flight:  flight{path: s.paths.join(to), share: flightMin, size: flightMin, chunk: flightMin},
 	}
-	c.onClose = c.flight.path.leave
+	c.backlog.size = firstBacklog(int(s.streams.Add(1)), mtu)
+	ep.SocketOptions().SetReceiveBufferSize(int64(c.backlog.size), false)
+	c.onClose = func() {
+		c.flight.path.leave()
+		s.streams.Add(-1)
+	}
 	c.measure(time.Now())
 	return c
 }
@@ -59,7 +65,9 @@ func (c *stream) Read(b []byte) (int, error) {
 		return err
 	})
 	if n > 0 {
-		c.ep.ModerateRecvBuf(n)
+		if c.backlog.took(n, time.Now(), c.flight.path.bare) {
+			c.ep.SocketOptions().SetReceiveBufferSize(int64(c.backlog.size), true)
+		}
 		return n, nil
 	}
 	if err == io.EOF && tcp.EndpointState(c.ep.State()) == tcp.StateError { //nolint:errorlint // never wrapped here

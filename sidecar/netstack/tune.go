@@ -9,11 +9,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// TCP's settings. Buffers start small and grow, the receive buffer by itself and the send buffer as flight.go has it: a thousand
+// TCP's settings. Buffers start small and grow, the receive buffer as backlog.go has it and the send buffer as flight.go: a thousand
 // idle connections must cost little, one long fat path must not be held back.
 const (
-	receiveDefault = 1 << 20
-	receiveMax     = 8 << 20
 	sendDefault    = 256 << 10
 	sendMax        = 6 << 20
 	datagramBuffer = 1 << 20 // receive and send buffer of a UDP socket
@@ -38,10 +36,10 @@ const (
 // Where a path reorders it is slower: half, of little.
 func tuneTCP(s *stack.Stack) error {
 	sack := tcpip.TCPSACKEnabled(true)
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: backlogFirst, Max: receiveMax}
 	cubic := tcpip.CongestionControlOption("cubic")
 	recovery := tcpip.TCPRecovery(0)
-	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: receiveDefault, Max: receiveMax}
+	moderate := tcpip.TCPModerateReceiveBufferOption(true) // it is not; but this is what has gVisor offer a unit of the window for the largest
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: sendDefault, Max: sendMax}
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	reuse := tcpip.TCPTimeWaitReuseGlobal
