@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -227,9 +228,12 @@ func TestTunnelHealth(t *testing.T) {
 
 // A pod that fails is asked anew over another connection, and one that may not be asked is not asked again.
 func TestAskAgain(t *testing.T) {
+	var mu sync.Mutex // pods are asked at the same time
 	opened := map[podID]int{}
 	a := newAsker(nil, true)
 	a.open = func(_ context.Context, id podID) (shower, error) {
+		mu.Lock()
+		defer mu.Unlock()
 		opened[id]++
 		switch {
 		case id[0] == "denied":

@@ -27,6 +27,9 @@ const results = `{"Action":"start","Package":"a"}
 {"ImportPath":"b","Action":"build-output","Output":"b.go:1: syntax error\n"}
 {"Action":"fail","Package":"b"}
 {"Action":"skip","Package":"c"}
+{"Action":"run","Package":"d","Test":"TestPanics"}
+{"Action":"output","Package":"d","Test":"TestPanics","Output":"fatal error: concurrent map writes\n"}
+{"Action":"fail","Package":"d"}
 go: a message that is no JSON
 `
 
@@ -36,7 +39,7 @@ func TestFollowThenReport(t *testing.T) {
 	if got := run([]string{"-log", log}, strings.NewReader(results), &shown); got != 1 {
 		t.Errorf("follow: exit status %d, want 1", got)
 	}
-	for _, want := range []string{"x_test.go:1: wrong", "no kernel module", "FAIL\ta\t0.01s", "b.go:1: syntax error", "a message that is no JSON"} {
+	for _, want := range []string{"x_test.go:1: wrong", "no kernel module", "FAIL\ta\t0.01s", "b.go:1: syntax error", "a message that is no JSON", "concurrent map writes"} {
 		if !strings.Contains(shown.String(), want) {
 			t.Errorf("%q was not shown in:\n%s", want, &shown)
 		}
@@ -50,12 +53,12 @@ func TestFollowThenReport(t *testing.T) {
 	if got := run([]string{"-report", log}, nil, &report); got != 1 {
 		t.Errorf("report: exit status %d, want 1", got)
 	}
-	for _, want := range []string{"SKIP a TestKernel: x_test.go:9: no kernel module", "FAIL a TestTable/bad\n", "FAIL b\n"} {
+	for _, want := range []string{"SKIP a TestKernel: x_test.go:9: no kernel module", "FAIL a TestTable/bad\n", "FAIL b\n", "FAIL d\n"} {
 		if !strings.Contains(report.String(), want) {
 			t.Errorf("%q is missing in:\n%s", want, &report)
 		}
 	}
-	if !strings.HasSuffix(report.String(), "\n2 passed, 2 failed, 1 skipped\n") {
+	if !strings.HasSuffix(report.String(), "\n2 passed, 3 failed, 1 skipped\n") {
 		t.Errorf("closing line:\n%s", &report)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -119,6 +120,18 @@ func (p *printer) show(e event) {
 			fmt.Fprint(p.out, strings.Join(p.held[k], ""))
 		}
 		delete(p.held, k)
+	case e.Test == "" && e.Action == "fail":
+		p.unended(e.Package)
+	}
+}
+
+// unended shows what a package's tests said that never ended, as where a panic ended them all.
+func (p *printer) unended(pkg string) {
+	for _, k := range slices.SortedFunc(maps.Keys(p.held), func(a, b key) int { return strings.Compare(a.test, b.test) }) {
+		if k.pkg == pkg {
+			fmt.Fprint(p.out, strings.Join(p.held[k], ""))
+			delete(p.held, k)
+		}
 	}
 }
 
