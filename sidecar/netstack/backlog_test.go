@@ -4,34 +4,44 @@ import (
 	"context"
 	"io"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
-// TestBacklog: a buffer grows while windows are read faster than a few round trips take, and not otherwise.
+// TestBacklog: a buffer grows while windows are read faster than some round trips take, and not otherwise.
 func TestBacklog(t *testing.T) {
 	const trip = 10 * time.Millisecond
 	for _, c := range []struct {
-		name  string
-		trip  time.Duration
-		every time.Duration // reads of an eighth of the first window
-		reads int
-		want  int
+		name   string
+		known  bool
+		others int64         // what they have
+		every  time.Duration // reads of a sixteenth of the first buffer
+		reads  int
+		want   int
 	}{
-		{"a window each trip", trip, trip / 8, 8, 2 * backlogFirst},
-		{"goes on", trip, trip / 8, 8 + 16, 4 * backlogFirst},
-		{"until it is enough", trip, trip / 8, 1000, 8 * backlogFirst}, // a window of four trips
-		{"as little as there is", trip, trip, 1000, backlogFirst},
-		{"nothing known of the path", 0, trip, 9, 2 * backlogFirst},
-		{"as much as may be", 0, trip / 1000, 10000, receiveMax},
+		{"two windows each trip", true, 0, trip / 16, 16, 2 * backlogFirst},
+		{"not yet", true, 0, trip / 16, 15, backlogFirst},
+		{"goes on", true, 0, trip / 16, 16 + 32, 4 * backlogFirst},
+		{"whatever others have", true, backlogTotal, trip / 16, 16 + 32, 4 * backlogFirst},
+		{"until it is enough", true, 0, trip, 1000, 2 * backlogFirst},
+		{"as little as there is", true, 0, 2 * trip, 1000, backlogFirst},
+		{"nothing known of the path", false, 0, trip, 16, 2 * backlogFirst},
+		{"nothing known, and others have much", false, backlogTotal, trip, 1000, backlogFirst},
+		{"as much as may be", false, 0, trip / 1000, 10000, receiveMax},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b, now := backlog{size: backlogFirst}, time.Now()
+			var all atomic.Int64
+			all.Store(c.others)
+			b, now := backlog{size: backlogFirst, all: &all}, time.Now()
+			all.Add(backlogFirst)
 			grown := 0
 			for range c.reads {
-				if b.took(backlogFirst/16, now, func() time.Duration { return c.trip }) {
+				if b.took(backlogFirst/16, now, func(time.Time) (time.Duration, bool) { return trip, c.known }) {
 					grown++
 				}
 				now = now.Add(c.every)
@@ -39,11 +49,42 @@ func TestBacklog(t *testing.T) {
 			if b.size != c.want || backlogFirst<<grown != c.want {
 				t.Errorf("%d KiB after %d changes, want %d", b.size>>10, grown, c.want>>10)
 			}
+			if b.end(); all.Load() != c.others {
+				t.Errorf("%d KiB are not given back", (all.Load()-c.others)>>10)
+			}
 		})
 	}
 }
 
-// TestBacklogBesideOthers: what a stream begins with is less where there are many, and again more when they have gone.
+// TestBacklogOfBursts: who reads in one go what has been waiting is not given more to wait, however fast it is.
+func TestBacklogOfBursts(t *testing.T) {
+	var all atomic.Int64
+	b, now := backlog{size: backlogFirst, all: &all}, time.Now()
+	for range 100 {
+		if b.took(b.size/2, now, func(time.Time) (time.Duration, bool) { return time.Millisecond, true }) {
+			t.Fatal("the buffer grows")
+		}
+		now = now.Add(time.Second)
+	}
+}
+
+// TestRoundTripGrowsOld: what was measured long ago is not taken for known.
+func TestRoundTripGrowsOld(t *testing.T) {
+	p, now := &path{}, time.Now()
+	if _, known := p.bare(now); known {
+		t.Error("a round trip is known that nobody has measured")
+	}
+	p.measured(3*time.Millisecond, now)
+	if trip, known := p.bare(now.Add(pathRenewal / 2)); trip != 3*time.Millisecond || !known {
+		t.Errorf("%s, known: %t", trip, known)
+	}
+	if _, known := p.bare(now.Add(pathRenewal)); known {
+		t.Error("a round trip is known that was measured long ago")
+	}
+}
+
+// TestBacklogBesideOthers: a stream begins with less where others have much, and with as much as the first when they have gone. All that
+// its peer was promised is taken, whether it is read or not.
 func TestBacklogBesideOthers(t *testing.T) {
 	a, b := wired(t, 1420, nil)
 	accepted := make(chan datapath.Stream, 1)
@@ -55,29 +96,36 @@ func TestBacklogBesideOthers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	size := func(s datapath.Stream) int { return int(s.(*stream).ep.SocketOptions().GetReceiveBufferSize()) }
-	var all []datapath.Stream
-	total := 0
 	open := func() (near, far datapath.Stream) {
 		near, err := a.DialTCP(ctx, netip.AddrPortFrom(v4(2), 80))
 		if err != nil {
 			t.Fatal(err)
 		}
-		far = <-accepted
-		return near, far
+		return near, <-accepted
 	}
+	var all []datapath.Stream
 	for range 1000 {
 		near, far := open()
 		all = append(all, near, far)
-		total += size(far)
 	}
 	if first, last := size(all[1]), size(all[len(all)-1]); first != backlogFirst || last != backlogLeast {
 		t.Errorf("the first of 1000 begins with %d KiB, the last with %d", first>>10, last>>10)
 	}
-	if total > 5*backlogTotal {
-		t.Errorf("1000 begin with %d MiB together", total>>20)
+	if n := b.backlogs.Load(); n > backlogTotal+1000*backlogLeast {
+		t.Errorf("1000 begin with %d MiB together", n>>20)
+	}
+	before := b.Stats().RxPackets
+	go func() { _, _ = io.CopyN(all[len(all)-2], zeros{}, 1<<20) }()
+	time.Sleep(200 * time.Millisecond)
+	stats := all[len(all)-1].(*stream).ep.Stats().(*tcp.Stats)
+	if n := stats.ReceiveErrors.SegmentQueueDropped.Value(); n > 0 || b.Stats().RxPackets == before {
+		t.Errorf("%d segments were dropped that were promised to be taken", n)
 	}
 	for _, c := range all {
 		_ = c.Close()
+	}
+	if n := b.backlogs.Load(); n != 0 {
+		t.Errorf("%d bytes are taken for streams' that are closed", n)
 	}
 	near, far := open()
 	if size(near) != backlogFirst || size(far) != backlogFirst {

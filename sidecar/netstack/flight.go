@@ -47,14 +47,15 @@ type path struct {
 	to    netip.Addr
 	users int // guarded by of.mu
 
-	mu      sync.Mutex
-	trip    time.Duration // the bare round trip; zero: not known
-	renewed time.Time     // since when it is measured anew
-	next    time.Duration // the shortest since then
-	began   time.Time     // the first period; each is flightAge long. Not the clock's, which may be set back
-	number  int64         // of the current period, from 1 on
-	now     int           // streams that have waited in it
-	before  int           // and in the one before
+	mu         sync.Mutex
+	trip       time.Duration // the bare round trip; zero: not known
+	renewed    time.Time     // since when it is measured anew
+	measuredAt time.Time     // last of all
+	next       time.Duration // the shortest since then
+	began      time.Time     // the first period; each is flightAge long. Not the clock's, which may be set back
+	number     int64         // of the current period, from 1 on
+	now        int           // streams that have waited in it
+	before     int           // and in the one before
 }
 
 // join returns the path to an address, for a stream that leaves it again.
@@ -89,6 +90,7 @@ func (p *path) measured(trip time.Duration, now time.Time) {
 	if p.trip == 0 {
 		p.trip, p.renewed = trip, now
 	}
+	p.measuredAt = now
 	p.trip = min(p.trip, trip)
 	switch since := now.Sub(p.renewed); {
 	case since >= pathRenewal:

@@ -20,6 +20,7 @@ const (
 	ackOnly     = byte(header.TCPFlagAck)
 	push        = byte(header.TCPFlagPsh)
 	protocolTCP = byte(header.TCPProtocolNumber)
+	fragment    = 0x3fff // of an IPv4 header: more-fragments and offset
 )
 
 // run is a segment and those that follow on it. The slices are the engine's and live until deliver returns.
@@ -45,7 +46,6 @@ type merger struct {
 // tcpShape returns the header lengths of an unfragmented TCP packet with payload and nothing unusual about it.
 func tcpShape(b []byte) (l3, hdr int, ok bool) {
 	if b[0]>>4 == 4 {
-		const fragment = 0x3fff // more-fragments and offset
 		if b[0] != 0x45 || b[9] != protocolTCP || binary.BigEndian.Uint16(b[6:])&fragment != 0 {
 			return 0, 0, false
 		}

@@ -85,7 +85,7 @@ type Stack struct {
 	tcpSlots  *slots.Slots
 	udpFlows  udpTable
 	resets    resets
-	streams   atomic.Int32 // that are open
+	backlogs  atomic.Int64 // receive buffers of all streams, bytes
 
 	mu        sync.Mutex // guards configuration and closing
 	iface     datapath.Interface
@@ -127,13 +127,13 @@ func New(o Options) (*Stack, error) {
 }
 
 func (s *Stack) configure(o Options) error {
-	if err := tuneTCP(s.ip); err != nil {
+	if err := tuneTCP(s.ip, leastBacklog(o.Interface.MTU)); err != nil {
 		return err
 	}
 	if err := s.ip.CreateNIC(nicID, s.link); err != nil {
 		return fmt.Errorf("create interface: %w", fromTCPIP(err))
 	}
-	fwd := tcp.NewForwarder(s.ip, backlogFirst, o.Limits.withDefaults().TCPRequests, s.forwardTCP)
+	fwd := tcp.NewForwarder(s.ip, leastBacklog(o.Interface.MTU), o.Limits.withDefaults().TCPRequests, s.forwardTCP)
 	s.ip.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
 	s.ip.SetTransportProtocolHandler(udp.ProtocolNumber, s.forwardUDP)
 	return s.SetInterface(o.Interface)

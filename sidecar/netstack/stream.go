@@ -40,14 +40,20 @@ func (s *Stack) newStream(ep tcpip.Endpoint, wq *waiter.Queue, local, remote net
 		segment: superPayload(mtu, to) / segmentsPerSuper(mtu),
 		flight:  flight{path: s.paths.join(to), share: flightMin, size: flightMin, chunk: flightMin},
 	}
-	c.backlog.size = firstBacklog(int(s.streams.Add(1)), mtu)
-	ep.SocketOptions().SetReceiveBufferSize(int64(c.backlog.size), false)
-	c.onClose = func() {
-		c.flight.path.leave()
-		s.streams.Add(-1)
-	}
+	o := ep.SocketOptions()
+	c.backlog.begin(&s.backlogs, int(o.GetReceiveBufferSize()))
+	o.SetReceiveBufferSize(int64(c.backlog.size), false) // the next segment says so
+	c.onClose = c.leave
 	c.measure(time.Now())
 	return c
+}
+
+// leave gives back what the stream shares with others. Who reads is woken already, and done with it.
+func (c *stream) leave() {
+	c.flight.path.leave()
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	c.backlog.end()
 }
 
 // Read reads what has arrived. After the peer's FIN it returns io.EOF, after its RST an error that is ECONNRESET.

@@ -33,10 +33,10 @@ const (
 // tuneTCP sets what connections begin with. RACK is off: when a burst's end is lost, and nothing behind it, gVisor's goes into
 // recovery with everything that was lost counted as still under way, and from then on has two packets a timeout retransmitted; a
 // socket with the default buffers loses a hundred and more, which stalls a stream for ten seconds. Without it there is one timeout.
-// Where a path reorders it is slower: half, of little.
-func tuneTCP(s *stack.Stack) error {
+// Where a path reorders it is slower: half, of little. receiveFirst is the receive buffer that connections begin with, bytes.
+func tuneTCP(s *stack.Stack, receiveFirst int) error {
 	sack := tcpip.TCPSACKEnabled(true)
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: backlogFirst, Max: receiveMax}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: receiveFirst, Max: receiveMax}
 	cubic := tcpip.CongestionControlOption("cubic")
 	recovery := tcpip.TCPRecovery(0)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true) // it is not; but this is what has gVisor offer a unit of the window for the largest

@@ -55,13 +55,15 @@ func (c *closedWindows) at(id streamID) *atomic.Uint64 { return &c.place[id>>1%s
 // set notes whether the stream's window is closed.
 func (c *closedWindows) set(id streamID, closed bool, edge uint32) {
 	place := c.at(id)
-	if closed {
+	old := place.Load()
+	same := streamID(old>>32) == id
+	switch {
+	case closed && same && int32(edge-uint32(old)) < 0: // an older segment, overtaken
+	case closed:
 		if place.Swap(uint64(id)<<32|uint64(edge)) == 0 {
 			c.open.Add(1)
 		}
-		return
-	}
-	if old := place.Load(); streamID(old>>32) == id && place.CompareAndSwap(old, 0) {
+	case same && place.CompareAndSwap(old, 0):
 		c.open.Add(-1)
 	}
 }
@@ -72,9 +74,17 @@ func (c *closedWindows) edge(id streamID) (uint32, bool) {
 	return uint32(v), streamID(v>>32) == id
 }
 
-// shut says whether a segment has its sender's window closed. A reset's window says nothing; it ends the stream, and with it what is noted.
+// shut says whether a segment has its sender's window closed. A reset's window says nothing.
 func shut(tcp []byte) bool {
 	return tcp[14]|tcp[15] == 0 && header.TCPFlags(tcp[13])&(header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagAck
+}
+
+// note takes in a segment by which one side closes its window or opens it. A reset ends the stream, and with it what is noted of the other side too.
+func note(tcp []byte, id streamID, closed bool, by, other *closedWindows) {
+	by.set(id, closed, binary.BigEndian.Uint32(tcp[8:]))
+	if header.TCPFlags(tcp[13])&header.TCPFlagRst != 0 {
+		other.set(id, false, 0)
+	}
 }
 
 // leaves takes in the headers of a segment of ours and returns the sequence number that it leaves with.
@@ -88,7 +98,7 @@ func (w *windows) leaves(ip, tcp []byte, payload int) uint32 {
 		remote = ip[24:40]
 	}
 	id := w.stream(remote, tcp[:2], tcp[2:4])
-	w.ours.set(id, closed, binary.BigEndian.Uint32(tcp[8:]))
+	note(tcp, id, closed, &w.ours, &w.theirs)
 	if payload == 0 && tcp[13]&^push == ackOnly {
 		if edge, ok := w.theirs.edge(id); ok && seq-edge < mostUnit {
 			return edge
@@ -99,7 +109,7 @@ func (w *windows) leaves(ip, tcp []byte, payload int) uint32 {
 
 // arrives takes in a packet of a peer's. What is only an acknowledgement from the rest of a closed window of ours is moved back.
 func (w *windows) arrives(b []byte) {
-	if !sameFlowPossible(b) {
+	if !sameFlowPossible(b) || b[0]>>4 == 4 && binary.BigEndian.Uint16(b[6:])&fragment != 0 {
 		return
 	}
 	l3, remote := ipv4Header, b[12:16]
@@ -112,7 +122,7 @@ func (w *windows) arrives(b []byte) {
 		return
 	}
 	id := w.stream(remote, tcp[2:4], tcp[:2])
-	w.theirs.set(id, closed, binary.BigEndian.Uint32(tcp[8:]))
+	note(tcp, id, closed, &w.theirs, &w.ours)
 	if tcp[13]&^push != ackOnly || len(tcp) != int(tcp[12]>>4)*4 {
 		return
 	}

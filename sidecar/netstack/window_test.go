@@ -202,6 +202,7 @@ func TestClosedWindowOfPeer(t *testing.T) {
 
 // TestResetIsNoClosedWindow: a reset has no window, and its stream no more segments that would open it.
 func TestResetIsNoClosedWindow(t *testing.T) {
+	open := func(s *Stack) int32 { return s.link.windows.ours.open.Load() + s.link.windows.theirs.open.Load() }
 	a, b := wired(t, 1420, nil)
 	for range 20 {
 		client, server := connect(t, a, b, v4(2))
@@ -209,7 +210,7 @@ func TestResetIsNoClosedWindow(t *testing.T) {
 		_, _ = io.Copy(io.Discard, server)
 		_ = server.Close()
 	}
-	if n := a.link.windows.ours.open.Load() + b.link.windows.theirs.open.Load(); n != 0 {
+	if n := open(a) + open(b); n != 0 {
 		t.Errorf("%d windows are taken for closed", n)
 	}
 }

@@ -22,8 +22,8 @@ type Conn struct {
 	sock *netlink.Conn
 }
 
-// patience is more than the kernel takes for any transaction of ours, where it is emulated and has little of a CPU too. It does one before the
-// library begins to read what it says of it.
+// patience is more than the kernel takes for any transaction of ours, where it is emulated and has little of a CPU too. All of that passes before the
+// library reads the first of the answers.
 const patience = 30 * time.Second
 
 // Open connects.
