@@ -64,10 +64,11 @@ func (g *gateway) secret() string { return fmt.Sprintf("%s-%.8s", g.name, g.tunn
 // gateway plans the gateway of one tunnel.
 type gateway struct {
 	*Config
-	tunnel *v1alpha1.TenantTunnel
-	name   string
-	grant  grant
-	apart  bool // in a user namespace of its own
+	tunnel    *v1alpha1.TenantTunnel
+	name      string
+	grant     grant
+	apart     bool // in a user namespace of its own
+	takesOver bool // one is about to be active
 }
 
 func (g *gateway) replicas() int32 { return max(1, g.tunnel.Spec.Gateway.Replicas) }
@@ -135,11 +136,11 @@ func (g *gateway) networkPolicy() runtime.Object {
 }
 
 // disruptionBudget has pods evicted one after another: the active pod alone is ready, so while one takes over there is nobody whom the
-// eviction of another could leave. It never holds a drain up for longer than that: not for want of replicas, as each may be the one that is ready,
-// and not where none becomes ready at all.
+// eviction of another could leave. Replicas are never too few for it, as each may be the one that is ready; and where none becomes ready at all, the
+// operator has it let all go.
 func (g *gateway) disruptionBudget() runtime.Object {
 	unready := policyv1.AlwaysAllow
-	if s := g.tunnel.Status.Gateway; s != nil && s.Active != "" {
+	if s := g.tunnel.Status.Gateway; g.takesOver || s != nil && s.Active != "" {
 		unready = policyv1.IfHealthyBudget // those that stand by
 	}
 	return &policyv1.PodDisruptionBudget{TypeMeta: kind("policy/v1", "PodDisruptionBudget"), ObjectMeta: g.meta(), Spec: policyv1.PodDisruptionBudgetSpec{
@@ -217,7 +218,7 @@ func gatewayPod(c *candidate) finding {
 		if t.Name != c.Pod.Labels[v1alpha1.LabelTunnel] || t.Spec.Gateway == nil || role != v1alpha1.LabelRoleGateway {
 			continue
 		}
-		g, refused := c.Config.newGateway(t, Site{c.Namespace, c.UserNamespacesOn})
+		g, refused := c.Config.newGateway(t, Site{Namespace: c.Namespace, UserNamespacesOn: c.UserNamespacesOn})
 		if refused != "" {
 			return finding{DatapathForbidden, refused}
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -56,6 +57,33 @@ func compareObjects(t *testing.T, path string, objects []runtime.Object) {
 	}
 	if d := cmp.Diff(string(want), all.String()); d != "" {
 		t.Errorf("run with -update and look at the difference:\n%s", d)
+	}
+}
+
+// TestDisruptionBudget: pods that stand by are not evicted while another takes over, and are where nobody does.
+func TestDisruptionBudget(t *testing.T) {
+	for name, tt := range map[string]struct {
+		active    string
+		takesOver bool
+		want      policyv1.UnhealthyPodEvictionPolicyType
+	}{
+		"one is active":    {"gateway-x", false, policyv1.IfHealthyBudget},
+		"one is about to":  {"", true, policyv1.IfHealthyBudget},
+		"nobody ever will": {"", false, policyv1.AlwaysAllow},
+	} {
+		c, tunnel := testGateway()
+		tunnel.Status.Gateway = &v1alpha1.GatewayStatus{Active: tt.active}
+		at := testSite(Restricted)
+		at.TakesOver = tt.takesOver
+		found := false
+		for _, o := range c.Gateway(tunnel, at) {
+			if b, ok := o.(*policyv1.PodDisruptionBudget); ok {
+				found = *b.Spec.UnhealthyPodEvictionPolicy == tt.want && b.Spec.MaxUnavailable.String() == "100%"
+			}
+		}
+		if !found {
+			t.Errorf("%s: no budget that says %s", name, tt.want)
+		}
 	}
 }
 

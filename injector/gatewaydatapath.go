@@ -18,11 +18,13 @@ type Site struct {
 	Namespace *corev1.Namespace
 	// UserNamespacesOn: every node can give a pod a user namespace; see the function of that name.
 	UserNamespacesOn bool
+	// TakesOver: no gateway is active, but one is about to be; see tenant.TakesOver.
+	TakesOver bool
 }
 
 // newGateway plans a gateway. With a reason to refuse, there must be no new pod of it: what it was asked to be cannot be had there.
 func (c *Config) newGateway(t *v1alpha1.TenantTunnel, at Site) (g *gateway, refused string) {
-	g = &gateway{Config: c, tunnel: t, name: tenant.GatewayName(t.Name)}
+	g = &gateway{Config: c, tunnel: t, name: tenant.GatewayName(t.Name), takesOver: at.TakesOver}
 	g.grant, refused = c.gatewayGrant(t, at)
 	pod := candidate{Input: Input{Config: c, Pod: &corev1.Pod{}, UserNamespacesOn: at.UserNamespacesOn}, grant: g.grant}
 	g.apart = pod.userNamespace()

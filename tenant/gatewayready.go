@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 
@@ -22,6 +23,18 @@ func gatewayReadiness(s Status, refused string, kept []v1alpha1.TunnelMember) De
 		return Decision{ReasonGatewayNotReady, "no gateway pod is active"}
 	}
 	return s.Ready
+}
+
+// takeoverTime is longer than a takeover takes, or the first start of a gateway: who is longer without has to do something about it.
+const takeoverTime = time.Minute
+
+// TakesOver is for how much longer a tunnel without an active gateway is taken to be about to have one; zero: it has one, or never will by itself.
+func TakesOver(t *v1alpha1.TenantTunnel, now time.Time) time.Duration {
+	c := meta.FindStatusCondition(t.Status.Conditions, v1alpha1.ConditionReady)
+	if t.Status.Gateway == nil || t.Status.Gateway.Active != "" || c == nil || c.Reason != string(ReasonGatewayNotReady) {
+		return 0
+	}
+	return max(0, takeoverTime-now.Sub(c.LastTransitionTime.Time))
 }
 
 // gatewaysWithoutDatapath are the gateway pods whose node lacks what spec.gateway.datapath takes, and what one of them says.

@@ -3,6 +3,7 @@ package tenant
 import (
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -43,5 +44,30 @@ func TestGatewayReadiness(t *testing.T) {
 	}
 	if !(Decision{Reason: ReasonGatewayDatapathForbidden}).NeedsChange() {
 		t.Error("nobody has to change anything")
+	}
+}
+
+// A gateway is taken to be about to become active for a minute, and where nothing else is wrong.
+func TestTakesOver(t *testing.T) {
+	now := time.Now()
+	for name, tt := range map[string]struct {
+		active string
+		reason Reason
+		since  time.Duration
+		want   time.Duration
+	}{
+		"one is active":          {"g1", ReasonAllReady, 0, 0},
+		"since a moment":         {"", ReasonGatewayNotReady, time.Second, takeoverTime - time.Second},
+		"for too long":           {"", ReasonGatewayNotReady, 2 * takeoverTime, 0},
+		"it cannot become ready": {"", ReasonDatapathUnavailable, time.Second, 0},
+	} {
+		tunnel := &v1alpha1.TenantTunnel{Status: v1alpha1.TenantTunnelStatus{Gateway: &v1alpha1.GatewayStatus{Active: tt.active},
+			Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Reason: string(tt.reason), LastTransitionTime: metav1.NewTime(now.Add(-tt.since))}}}}
+		if got := TakesOver(tunnel, now); got != tt.want {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	if got := TakesOver(&v1alpha1.TenantTunnel{}, now); got != 0 {
+		t.Errorf("without a status: %s", got)
 	}
 }

@@ -3,6 +3,8 @@ package netstack
 import (
 	"sync/atomic"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
 // What streams may have waiting to be read.
@@ -10,18 +12,21 @@ import (
 // A sender that is not held to its share, as a kernel's TCP, fills every window that it is offered: what does not wait on the path waits here,
 // in memory, and the requests of others behind it. gVisor's own moderation offers eight times of what was read in a round trip, with the round
 // trip that the queue has made of it, and so is at its maximum after the first. Here a stream begins with little, less where others have much, and
-// has twice as much each time that it reads two whole windows within some bare round trips: what it is offered is then some times of what the
-// path carries in one. The first of the two may have been waiting; the second has come meanwhile. Where the round trip is not known, or was
+// has twice as much each time that it reads within some bare round trips a whole window of what came meanwhile: what it is offered is then some
+// times of what the path carries in one. Where the round trip is not known, or was
 // measured long ago, a long one is taken for it as long as all streams together have little.
 const (
 	backlogFirst = 256 << 10 // what a stream begins with, bytes; half of a buffer is its window
 	backlogLeast = 32 << 10  // the same where others have much
+	backlogFar   = 1 << 20   // the same on a long path, where growing takes long
 	backlogTotal = 16 << 20  // what all together have, unless the paths carry more
 	receiveMax   = 8 << 20
 
-	// backlogTrips are the bare round trips in which two windows are read if they are too small. A sender that fills them takes two; on some paths
-	// most round trips are several times the shortest.
-	backlogTrips = 16
+	// backlogTrips are the bare round trips in which a window is read if it is too small. A sender that fills it takes one; on some paths most
+	// are several times the shortest.
+	backlogTrips = 8
+	// farTrip is the bare round trip of a long path.
+	farTrip = 10 * time.Millisecond
 	// unknownTrip is for a path of which nothing is known.
 	unknownTrip = 100 * time.Millisecond
 )
@@ -30,7 +35,7 @@ const (
 type backlog struct {
 	size  int           // of the buffer
 	all   *atomic.Int64 // of all streams' buffers
-	got   int           // since then
+	fresh int           // read since then, less what had been waiting
 	since time.Time
 	span  time.Duration // how long it is counted; zero: not yet
 	sure  bool          // the path carries that much
@@ -40,29 +45,35 @@ type backlog struct {
 func leastBacklog(mtu int) int { return min(max(backlogLeast, 4*mtu), backlogFirst) }
 
 // begin takes the stream's part of what is left, and at least what it has: what a peer was promised with that is never taken back.
-func (b *backlog) begin(all *atomic.Int64, has int) {
+func (b *backlog) begin(all *atomic.Int64, has int, trip time.Duration) {
 	const parts = 16
+	first := backlogFirst
+	if trip >= farTrip {
+		first = backlogFar
+	}
 	b.all = all
-	b.size = max(has, min(int(backlogTotal-all.Load())/parts, backlogFirst))
+	b.size = max(has, min(int(backlogTotal-all.Load())/parts, first))
 	all.Add(int64(b.size))
 }
 
 // end gives it back.
 func (b *backlog) end() { b.all.Add(-int64(b.size)) }
 
-// took counts what was read, and says whether the buffer has another size now. bare is the path's bare round trip, and whether it is known.
-func (b *backlog) took(n int, now time.Time, bare func(time.Time) (time.Duration, bool)) bool {
+// took counts what was read, and says whether the buffer has another size now. look says what waits now, and the path's bare round trip, zero
+// if that is not known.
+func (b *backlog) took(n int, now time.Time, look func(time.Time) (waits int, trip time.Duration)) bool {
 	if b.size >= receiveMax {
 		return false
 	}
 	if b.span == 0 || now.Sub(b.since) > b.span {
-		trip, known := bare(now)
-		if !known {
+		waits, trip := look(now)
+		b.sure = trip != 0
+		if !b.sure {
 			trip = unknownTrip
 		}
-		b.got, b.since, b.span, b.sure = 0, now, backlogTrips*trip, known
+		b.fresh, b.since, b.span = -n-waits, now, backlogTrips*trip
 	}
-	if b.got += n; b.got < b.size || !b.sure && b.all.Load()+int64(b.size) > backlogTotal {
+	if b.fresh += n; b.fresh < b.size/2 || !b.sure && b.all.Load()+int64(b.size) > backlogTotal {
 		return false
 	}
 	b.all.Add(int64(b.size))
@@ -70,9 +81,18 @@ func (b *backlog) took(n int, now time.Time, bare func(time.Time) (time.Duration
 	return true
 }
 
-// bare is the bare round trip, if it was measured lately.
-func (p *path) bare(now time.Time) (time.Duration, bool) {
+// waits is how much waits to be read, and the path's bare round trip.
+func (c *stream) waits(now time.Time) (int, time.Duration) {
+	n, _ := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
+	return n, c.flight.path.bare(now)
+}
+
+// bare is the bare round trip if it was measured lately, else zero.
+func (p *path) bare(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.trip, p.trip != 0 && now.Sub(p.measuredAt) < pathRenewal
+	if now.Sub(p.measuredAt) >= pathRenewal {
+		return 0
+	}
+	return p.trip
 }

@@ -40,11 +40,12 @@ func (s *Stack) newStream(ep tcpip.Endpoint, wq *waiter.Queue, local, remote net
 		segment: superPayload(mtu, to) / segmentsPerSuper(mtu),
 		flight:  flight{path: s.paths.join(to), share: flightMin, size: flightMin, chunk: flightMin},
 	}
+	now := time.Now()
+	c.measure(now)
 	o := ep.SocketOptions()
-	c.backlog.begin(&s.backlogs, int(o.GetReceiveBufferSize()))
+	c.backlog.begin(&s.backlogs, int(o.GetReceiveBufferSize()), c.flight.path.bare(now))
 	o.SetReceiveBufferSize(int64(c.backlog.size), false) // the next segment says so
 	c.onClose = c.leave
-	c.measure(time.Now())
 	return c
 }
 
@@ -71,7 +72,7 @@ func (c *stream) Read(b []byte) (int, error) {
 		return err
 	})
 	if n > 0 {
-		if c.backlog.took(n, time.Now(), c.flight.path.bare) {
+		if c.backlog.took(n, time.Now(), c.waits) {
 			c.ep.SocketOptions().SetReceiveBufferSize(int64(c.backlog.size), true)
 		}
 		return n, nil

@@ -28,6 +28,7 @@ type gatewayReconciler struct {
 	live     client.Reader // the API server itself
 	recorder events.EventRecorder
 	pods     *injector.Config // what gateway pods have in common
+	now      func() time.Time
 }
 
 // gatewayResync is how often what was changed or deleted by others is set right, should nothing else bring us back.
@@ -45,6 +46,8 @@ func (r *gatewayReconciler) Reconcile(ctx context.Context, req reconcile.Request
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	soon := tenant.TakesOver(t, r.now())
+	at.TakesOver = soon > 0
 	if r.pods.GatewayRefused(t, at) != "" { // the tunnel's status says it; what runs goes on as it is
 		return reconcile.Result{RequeueAfter: gatewayResync}, r.egress(ctx, t)
 	}
@@ -67,6 +70,9 @@ func (r *gatewayReconciler) Reconcile(ctx context.Context, req reconcile.Request
 	if err := errors.Join(errs...); err != nil {
 		r.recorder.Eventf(t, nil, corev1.EventTypeWarning, string(tenant.ReasonApplyFailed), "Apply", "the gateway is not as spec.gateway says: %s", err)
 		return reconcile.Result{}, err
+	}
+	if soon > 0 {
+		return reconcile.Result{RequeueAfter: min(soon+time.Second, gatewayResync)}, nil
 	}
 	return reconcile.Result{RequeueAfter: gatewayResync}, nil
 }

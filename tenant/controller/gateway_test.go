@@ -157,11 +157,14 @@ func TestGatewayMember(t *testing.T) {
 		Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: "DataPathDown", Message: "stands by", LastTransitionTime: metav1.Now()}}}
 	must(t, cluster.admin.Status().Update(t.Context(), m))
 	status(v1alpha1.GatewayStatus{PublicKey: goodKey}, "GatewayNotReady")
-	budget(policyv1.AlwaysAllow)
 	m.Status.Conditions[0].Status, m.Status.Conditions[0].Reason = metav1.ConditionTrue, "DataPathUp"
 	must(t, cluster.admin.Status().Update(t.Context(), m))
 	status(v1alpha1.GatewayStatus{PublicKey: goodKey, Active: pod.Name}, "NoMembers")
 	budget(policyv1.IfHealthyBudget) // where somebody can take over, one is evicted after another
+	m.Status.Conditions[0].Status, m.Status.Conditions[0].Reason = metav1.ConditionFalse, "DataPathDown"
+	must(t, cluster.admin.Status().Update(t.Context(), m))
+	status(v1alpha1.GatewayStatus{PublicKey: goodKey}, "GatewayNotReady")
+	budget(policyv1.IfHealthyBudget) // it is about to
 }
 
 // What the operator may do for gateways leads to no Secret of a tenant: the API server's policy refuses what is none, and what was made

@@ -98,7 +98,7 @@ func setupGateway(mgr ctrl.Manager, o Options, recorder events.EventRecorder) er
 		Watches(&corev1.Service{}, egressTunnels(mgr.GetClient())).
 		Watches(&appsv1.Deployment{}, enqueue(o.Debounce, tunnelOfPod), specChanged).
 		Watches(&corev1.Namespace{}, tunnelsThere(mgr.GetClient()), levelChanged).
-		Complete(&gatewayReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, pods: &o.Pods})
+		Complete(&gatewayReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, pods: &o.Pods, now: o.Now})
 }
 
 func setupCA(mgr ctrl.Manager, o Options) error {
