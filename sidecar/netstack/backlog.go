@@ -13,8 +13,8 @@ import (
 // in memory, and the requests of others behind it. gVisor's own moderation offers eight times of what was read in a round trip, with the round
 // trip that the queue has made of it, and so is at its maximum after the first. Here a stream begins with little, less where others have much, and
 // has twice as much each time that it reads within some bare round trips a whole window of what came meanwhile: what it is offered is then some
-// times of what the path carries in one. Where the round trip is not known, or was
-// measured long ago, a long one is taken for it as long as all streams together have little.
+// times of what the path carries in one. Where the round trip is not known, or was measured long ago, a long one is taken for it as long as
+// all streams together have little.
 const (
 	backlogFirst = 256 << 10 // what a stream begins with, bytes; half of a buffer is its window
 	backlogLeast = 32 << 10  // the same where others have much
@@ -76,8 +76,9 @@ func (b *backlog) took(n int, now time.Time, look func(time.Time) (waits int, tr
 	if b.fresh += n; b.fresh < b.size/2 || !b.sure && b.all.Load()+int64(b.size) > backlogTotal {
 		return false
 	}
-	b.all.Add(int64(b.size))
-	b.size, b.span = 2*b.size, 0
+	more := min(b.size, receiveMax-b.size)
+	b.all.Add(int64(more))
+	b.size, b.span = b.size+more, 0
 	return true
 }
 

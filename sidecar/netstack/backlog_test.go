@@ -84,12 +84,20 @@ func TestBacklogBegins(t *testing.T) {
 		{backlogTotal / 2, backlogLeast, farTrip, backlogFar / 2},
 		{backlogTotal, backlogLeast, farTrip, backlogLeast},
 		{backlogTotal * 2, 4 * backlogLeast, time.Millisecond, 4 * backlogLeast},
+		{backlogTotal / 3, backlogLeast, farTrip, backlogTotal * 2 / 3 / 16},
 	} {
 		var all atomic.Int64
 		all.Store(c.others)
 		var b backlog
 		if b.begin(&all, c.has, c.trip); b.size != c.want || all.Load() != c.others+int64(c.want) {
 			t.Errorf("%+v: %d", c, b.size)
+		}
+		now := time.Now()
+		for range 1 << 12 {
+			b.took(64<<10, now, func(time.Time) (int, time.Duration) { return 0, time.Millisecond })
+		}
+		if b.size != receiveMax || all.Load() != c.others+receiveMax {
+			t.Errorf("%+v: at most %d", c, b.size)
 		}
 	}
 }
