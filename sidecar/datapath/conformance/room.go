@@ -12,11 +12,17 @@ import (
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
+	"github.com/tenantwire/tenantwire/sidecar/datapath/conformance/guest"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
-// patience bounds every wait for what must happen; what passes does not come near it, on emulated machines neither.
-const patience = 30 * time.Second
+// patience bounds every wait for what must happen; what passes does not come near it.
+var patience = func() time.Duration {
+	if guest.Inside() { // emulated, and maybe with little of a CPU
+		return 2 * time.Minute
+	}
+	return 30 * time.Second
+}()
 
 // The ports that something answers on; the numbers above them refuse.
 const (

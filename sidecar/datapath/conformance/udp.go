@@ -57,6 +57,7 @@ func testDatagrams(t *testing.T, r *room) {
 func datagramRoundTrip(r *room, c net.Conn, size int) {
 	r.t.Helper()
 	want := random(size, uint64(size))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := c.Write(want); err != nil {
 		r.t.Fatalf("write %d bytes: %v", size, err)
 	}

@@ -51,9 +51,6 @@ func RunTests(ctx context.Context, vmRun string, tests []string, limit time.Dura
 	return out.String(), err
 }
 
-// Inside says that this is a guest.
-func Inside() bool { return os.Getenv("VM_RUN") != "" }
-
 // noGuest is vm-run's exit status where the guest, not the program, failed.
 const noGuest = 125
 
