@@ -51,21 +51,14 @@ func (r *rawTCP) next(wait time.Duration) header.TCP {
 	}
 }
 
-// openRaw is a connection of a rawTCP's, and what the stack has of it.
-func openRaw(t *testing.T) (*rawTCP, datapath.Stream) {
+// openRaw is a connection of a rawTCP's, and what the stack has of it, beside others that have so many bytes of receive buffers.
+func openRaw(t *testing.T, others int64) (*rawTCP, datapath.Stream) {
 	t.Helper()
 	s := newStack(t, 1, 1420)
+	s.backlogs.Store(others)
 	r := &rawTCP{t: t, s: s, from: make(chan []byte, 10000), wide: 60000}
 	s.Connect(&wire{mtu: 1420, see: func(p []byte) { r.from <- bytes.Clone(p) }})
-	accepted := make(chan datapath.Stream, 1)
-	s.HandleTCP(func(q datapath.TCPRequest) {
-		c, err := q.Accept()
-		if err != nil {
-			t.Error(err)
-		}
-		accepted <- c
-	})
-	return r, r.open(accepted)
+	return r, r.open(accept(t, s))
 }
 
 // open connects and returns what the stack's side has.
@@ -85,7 +78,7 @@ func (r *rawTCP) open(to <-chan datapath.Stream) datapath.Stream {
 // TestClosedWindow has a peer fill the receive window to its very last byte, of which the stack can advertise no part, being less than
 // a window's unit: what the peer acknowledges from there counts, or an application that reads only what it could answer waits for ever.
 func TestClosedWindow(t *testing.T) {
-	r, app := openRaw(t)
+	r, app := openRaw(t, 0)
 	s := r.s
 	if 1<<r.unit != windowUnit {
 		t.Fatalf("a window's unit is %d, not %d", 1<<r.unit, windowUnit)
@@ -156,7 +149,7 @@ func TestClosedWindow(t *testing.T) {
 // TestClosedWindowOfPeer: a peer closes its window before what it had been allowed to be sent, and hears nothing from behind that. What the
 // stack acknowledges meanwhile comes from where the window has closed; once that opens, from the end again.
 func TestClosedWindowOfPeer(t *testing.T) {
-	r, app := openRaw(t)
+	r, app := openRaw(t, 0)
 	const size, rest = 4000, 100
 	if _, err := app.Write(make([]byte, size)); err != nil {
 		t.Fatal(err)

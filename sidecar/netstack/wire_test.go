@@ -103,16 +103,22 @@ func checkPacket(b []byte, mtu int) error {
 	return nil
 }
 
-func connect(t testing.TB, a, b *Stack, to netip.Addr) (client, server datapath.Stream) {
-	t.Helper()
+// accept has what peers open to the stack.
+func accept(t testing.TB, s *Stack) <-chan datapath.Stream {
 	accepted := make(chan datapath.Stream, 1)
-	b.HandleTCP(func(q datapath.TCPRequest) {
+	s.HandleTCP(func(q datapath.TCPRequest) {
 		c, err := q.Accept()
 		if err != nil {
 			t.Error(err)
 		}
 		accepted <- c
 	})
+	return accepted
+}
+
+func connect(t testing.TB, a, b *Stack, to netip.Addr) (client, server datapath.Stream) {
+	t.Helper()
+	accepted := accept(t, b)
 	c, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	client, err := a.DialTCP(c, netip.AddrPortFrom(to, 80))
