@@ -105,6 +105,7 @@ func metrics() (all []Metric) {
 		Metric{"rtt99", "rtt-idle", P99, true, "request, idle, p99"},
 		Metric{"rtt-load", "rtt-load", P50, true, "request beside four downloads, p50"},
 		Metric{"rtt99-load", "rtt-load", P99, true, "request beside four downloads, p99"},
+		Metric{"down-load", "rtt-load", Throughput, false, "the four downloads beside requests"},
 		Metric{"conns", "conns", PerSecond, false, "connections per second"},
 		Metric{"conns99", "conns", P99, true, "connection, p99"},
 		Metric{"conn-errors", "conns", Errors, true, "connections that failed"},

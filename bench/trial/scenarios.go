@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,23 +82,43 @@ func impaired(name string, path ...string) Scenario {
 }
 
 // requests are one after the other, beside downloads by another process: its Go scheduler must not be what is measured.
+// beside is for how much longer the downloads beside requests are measured: they are under way before the first request and after
+// the last.
+const beside = time.Second
+
 func requests(name string, downloads int) Scenario {
 	return Scenario{Name: name, run: func(ctx context.Context, s *stage) error {
-		if downloads > 0 {
-			p, err := s.client(io.Discard, nil, time.Hour, "streams", "-way", "down", "-n", strconv.Itoa(downloads))
-			if err != nil {
-				return err
-			}
-			defer p.Kill()
-		}
 		var got load.Requests
-		if err := s.load(ctx, "requests", &got); err != nil {
+		if err := s.besideDownloads(ctx, downloads, func() error { return s.load(ctx, "requests", &got) }); err != nil {
 			return err
 		}
 		s.add(bench.P50, bench.Percentile(got.Millis, 50))
 		s.add(bench.P99, bench.Percentile(got.Millis, 99))
 		return nil
 	}}
+}
+
+// besideDownloads runs ask while that many streams come down, and notes what they carried.
+func (s *stage) besideDownloads(ctx context.Context, downloads int, ask func() error) error {
+	if downloads == 0 {
+		return ask()
+	}
+	t := s.o.Time + beside
+	var out bytes.Buffer
+	p, err := s.client(&out, nil, t, "streams", "-way", "down", "-n", strconv.Itoa(downloads))
+	if err != nil {
+		return err
+	}
+	defer p.Kill()
+	if err := ask(); err != nil {
+		return err
+	}
+	var got load.Streams
+	if err := s.result(ctx, p, t, &out, &got); err != nil {
+		return err
+	}
+	s.add(bench.Throughput, got.Mbits())
+	return nil
 }
 
 func datagrams(name string, size int) Scenario {

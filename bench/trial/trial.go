@@ -160,6 +160,11 @@ func (s *stage) loadWith(ctx context.Context, t time.Duration, what string, resu
 	if err != nil {
 		return err
 	}
+	return s.result(ctx, p, t, &out, result)
+}
+
+// result waits for a load that runs for t, and reads what it printed.
+func (s *stage) result(ctx context.Context, p *lab.Process, t time.Duration, out *bytes.Buffer, result any) error {
 	if err := p.Wait(ctx, s.o.Warm+t+60*time.Second); err != nil {
 		return errors.Join(err, s.pair.Alive())
 	}

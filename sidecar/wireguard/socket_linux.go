@@ -95,10 +95,12 @@ func newOutbox(s *socket) *outbox {
 	return o
 }
 
-// attempt sends without waiting, and says whether it need not be tried again.
+// attempt sends without waiting, and says whether it need not be tried again. A call that never waits needs no leave of the scheduler, and
+// must not take it: beyond 20 µs others run on this goroutine's CPU, and who sends may hold a lock of gVisor's that its processor, which is
+// then what runs, spins for until it is preempted after 10 ms.
 func (o *outbox) attempt(fd uintptr) (done bool) {
 	for {
-		_, _, o.err = unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&o.hdr)), unix.MSG_DONTWAIT)
+		_, _, o.err = unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&o.hdr)), unix.MSG_DONTWAIT)
 		if o.err != unix.EINTR {
 			return o.err != unix.EAGAIN
 		}
@@ -278,13 +280,14 @@ func (s *socket) newInbox() *inbox {
 	return in
 }
 
+// attempt reads what is there, as outbox.attempt sends.
 func (in *inbox) attempt(fd uintptr) (done bool) {
 	for i := range in.hdrs {
 		in.hdrs[i].hdr.Namelen = unix.SizeofSockaddrInet6
 		in.hdrs[i].hdr.SetControllen(len(in.control[i]))
 	}
 	for {
-		n, _, err := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.hdrs[0])), inboxMessages, unix.MSG_DONTWAIT, 0, 0)
+		n, _, err := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.hdrs[0])), inboxMessages, unix.MSG_DONTWAIT, 0, 0)
 		in.n, in.err = int(n), err
 		if err != unix.EINTR {
 			return err != unix.EAGAIN
