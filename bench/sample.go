@@ -206,7 +206,7 @@ func (r *Run) Headlines() (out []Headline) {
 	}
 	traffic := []string{"up1", "down1", "up8", "down8"}
 	for _, c := range have {
-		add(c, Yardstick, append(traffic, "up32", "down32", "rtt", "rtt-load", "conns")...)
+		add(c, Yardstick, append(traffic, "up32", "down32", "rtt", "rtt-load", "down-load", "conns")...)
 	}
 	add("kernel-sym", PlainKernel, traffic...)
 	for _, c := range have {

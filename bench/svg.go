@@ -18,7 +18,7 @@ type Chart struct {
 
 // Charts are those of the report.
 var Charts = []Chart{
-	{"throughput.svg", "Throughput, more is better", Throughput, []string{"up1", "down1", "up8", "down8", "up32", "down32"}, false},
+	{"throughput.svg", "Throughput, more is better", Throughput, []string{"up1", "down1", "up8", "down8", "up32", "down32", "down-load"}, false},
 	{"cpu.svg", "CPU of the near end, less is better", CPU, []string{"cpu-up1", "cpu-down1", "cpu-up8", "cpu-down8"}, false},
 	{"latency.svg", "A request, less is better (logarithmic)", "ms", []string{"rtt", "rtt99", "rtt-load", "rtt99-load"}, true},
 	{"memory.svg", "Memory of the near end, less is better (logarithmic)", "MiB", []string{"rss-idle", "rss-peers", "rss-conns", "rss-any"}, true},

@@ -63,7 +63,7 @@ func TestRounds(t *testing.T) {
 	var r bench.Run
 	o := Options{Setup: &contender.Setup{Programs: programs(t, dir), Dir: dir}, Contenders: contenders, Rounds: 2, Time: 200 * time.Millisecond,
 		Warm: 100 * time.Millisecond, Cycles: 50, Progress: &progress,
-		Scenarios: pickScenarios(t, "idle", "up1", "rtt-idle", "hold1000", "conns", "udp64", "impair-far")}
+		Scenarios: pickScenarios(t, "idle", "up1", "rtt-idle", "rtt-load", "hold1000", "conns", "udp64", "impair-far")}
 	if err := Run(t.Context(), &o, &r); err != nil {
 		t.Fatal(err)
 	}
@@ -72,8 +72,8 @@ func TestRounds(t *testing.T) {
 	}
 	once := []string{"far", "rss-any"}
 	for contender, metrics := range map[string][]string{
-		"veth":      {"up1", "rtt", "conns", "conn-errors", "udp64"},
-		"stock-sym": {"up1", "cpu", "cpu-both", "rss-up1", "rtt", "conns", "rss-idle", "rss-conns", "rss-any", "far"},
+		"veth":      {"up1", "rtt", "rtt-load", "down-load", "conns", "conn-errors", "udp64"},
+		"stock-sym": {"up1", "cpu", "cpu-both", "rss-up1", "rtt", "rtt-load", "down-load", "conns", "rss-idle", "rss-conns", "rss-any", "far"},
 	} {
 		for _, name := range metrics {
 			m, _ := bench.MetricNamed(name)
