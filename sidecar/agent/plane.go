@@ -269,15 +269,19 @@ func (p *plane) drops() map[string]uint64 {
 	return nil
 }
 
-// drain stops accepting and waits for open connections until ctx ends.
+// drain stops accepting and waits, until ctx ends, for open connections to end and for peers to have all of what these carried.
 func (p *plane) drain(ctx context.Context) {
 	p.mu.Lock()
-	r := p.relay
+	r, dev := p.relay, p.device
 	p.mu.Unlock()
 	if r == nil {
 		return
 	}
-	if err := r.Drain(ctx); err != nil {
+	err := r.Drain(ctx)
+	if err == nil {
+		err = dev.Flush(ctx)
+	}
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		p.log.Info("connections cut at the end of the drain", "why", err.Error())
 	}
 }

@@ -71,6 +71,9 @@ type Datapath interface {
 	Peers() ([]PeerStats, error)
 	// ListenPort is the outer UDP port in use.
 	ListenPort() uint16
+	// Flush waits until the peers have acknowledged all that was written to connections that are closed by now, in this direction at
+	// least, or until ctx ends. What they have not when the device closes is lost, although the writer was told that it was taken.
+	Flush(ctx context.Context) error
 	// Close ends the device and every connection through it.
 	Close() error
 }

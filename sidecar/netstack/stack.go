@@ -28,7 +28,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -202,25 +201,6 @@ func storeHandler[R any](to *atomic.Pointer[func(R)], h func(R)) {
 		return
 	}
 	to.Store(&h)
-}
-
-// AbortAll resets every connection, so that peers learn of it. The resets have left through the engine when it returns, or the
-// given time has passed; what is lost on the way peers notice by keepalive.
-func (s *Stack) AbortAll(wait time.Duration) {
-	s.HandleTCP(nil)
-	s.HandleUDP(nil)
-	open := s.ip.RegisteredEndpoints()
-	aborted := make(chan struct{})
-	go func() {
-		defer close(aborted)
-		for _, e := range open {
-			e.Abort()
-		}
-	}()
-	select {
-	case <-aborted:
-	case <-time.After(wait):
-	}
 }
 
 // Close ends the Stack and every connection through it. Closing twice is no error. The engine must not be waiting for its socket any

@@ -53,6 +53,7 @@ type Link struct {
 	name   string
 	link   netlink.Link
 	nl     *netlink.Handle
+	diag   *netlink.Handle // lists connections; nil where the kernel does not
 	log    *slog.Logger
 	policy *policy
 	ctx    context.Context // ends with the Link
@@ -103,21 +104,21 @@ func Open(name string, log *slog.Logger) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	l := &Link{name: name, nl: nl, log: log, conns: make(map[closer]struct{}),
+	l := &Link{name: name, nl: nl, diag: openDiag(log), log: log, conns: make(map[closer]struct{}),
 		tcpSlots: slots.New(maxTCPRequests, maxTCPRequestsPerPeer), udpSlots: slots.New(maxUDPFlows, maxUDPFlowsPerPeer)}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.own.Store(new([]netip.Addr))
 	if l.link, err = nl.LinkByName(name); err != nil {
-		nl.Close()
+		l.closeNetlink()
 		return nil, fmt.Errorf("find interface %s: %w", name, err)
 	}
 	if l.policy, err = newPolicy(name); err != nil {
-		nl.Close()
+		l.closeNetlink()
 		return nil, err
 	}
 	if l.routes, err = newRoutes(nl, name, l.link.Attrs().Index); err != nil {
 		_ = l.policy.close()
-		nl.Close()
+		l.closeNetlink()
 		return nil, err
 	}
 	return l, nil
@@ -249,7 +250,7 @@ func (l *Link) SetPathMTUs(mtus map[netip.Prefix]int) error {
 // addrGenModeNone is IN6_ADDR_GEN_MODE_NONE: no link-local address.
 const addrGenModeNone = 1
 
-// goodbye is how long Close waits for the resets of open connections to leave.
+// goodbye is how long Close waits for the resets of open connections to leave, and then for the rest of what closed ones had to send.
 const goodbye = 100 * time.Millisecond
 
 // Close resets every connection, so that the other ends learn of it, and takes down all but the interface. Closing twice is no error.
@@ -267,13 +268,23 @@ func (l *Link) Close() error {
 	if l.endAll(func(closer) bool { return true }) > 0 {
 		time.Sleep(goodbye)
 	}
+	last, cancel := context.WithTimeout(context.Background(), goodbye)
+	defer cancel()
+	_ = l.Flush(last)
 	_ = l.nl.LinkSetDown(l.link) // before anybody could come in: its opener takes it away
 	err := errors.Join(l.routes.close(), l.policy.close())
-	l.nl.Close()
+	l.closeNetlink()
 	if err != nil {
 		return fmt.Errorf("close interface %s: %w", l.name, err)
 	}
 	return nil
+}
+
+func (l *Link) closeNetlink() {
+	l.nl.Close()
+	if l.diag != nil {
+		l.diag.Close()
+	}
 }
 
 // track makes the Link responsible for a connection; false when it is closed, and the connection ended.

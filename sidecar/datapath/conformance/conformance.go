@@ -81,6 +81,8 @@ var tests = []struct {
 	{"RawSpoofed", testRawSpoofed},
 	{"RawNotForUs", testRawNotForUs},
 	{"CloseUnderLoad", testCloseUnderLoad},
+	{"Flush", testFlush},
+	{"FlushEnds", testFlushEnds},
 	{"PeersLearnOfClose", testPeersLearnOfClose},
 	{"Closed", testClosed},
 	{"OpenRefuses", testOpenRefuses},
