@@ -35,5 +35,10 @@ func TestDrainFlushes(t *testing.T) {
 	if len(asked) != 1 || asked[0] != t.Context() {
 		t.Errorf("flushed %d times, want once, within the drain's time", len(asked))
 	}
+	p.fence = datapath.NewFence()
+	p.drain(t.Context())
+	if len(asked) != 1 {
+		t.Error("it is flushed although nothing may leave")
+	}
 	must(t, p.close())
 }

@@ -278,7 +278,7 @@ func (p *plane) drain(ctx context.Context) {
 		return
 	}
 	err := r.Drain(ctx)
-	if err == nil {
+	if err == nil && p.fence.Open() { // what may send nothing waits in vain
 		err = dev.Flush(ctx)
 	}
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
