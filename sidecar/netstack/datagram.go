@@ -21,9 +21,11 @@ func newDatagram(ep tcpip.Endpoint, wq *waiter.Queue, local, remote netip.AddrPo
 // Read returns one datagram, truncated to b. A peer's port unreachable makes it fail with ECONNREFUSED once.
 func (c *datagram) Read(b []byte) (int, error) {
 	var n int
+	w := writers.Get().(*tcpip.SliceWriter)
+	defer putWriter(w)
 	err := c.until("read", waiter.ReadableEvents, &c.readBy, func() tcpip.Error {
-		w := tcpip.SliceWriter(b)
-		res, err := c.ep.Read(&w, tcpip.ReadOptions{})
+		*w = b
+		res, err := c.ep.Read(w, tcpip.ReadOptions{})
 		n = res.Count
 		if _, truncated := err.(*tcpip.ErrBadBuffer); truncated { // gVisor's name for "b has no room at all"
 			err = nil
@@ -35,10 +37,11 @@ func (c *datagram) Read(b []byte) (int, error) {
 
 // Write sends one datagram.
 func (c *datagram) Write(b []byte) (int, error) {
-	var r bytes.Reader
+	r := readers.Get().(*bytes.Reader)
+	defer putReader(r)
 	err := c.until("write", waiter.WritableEvents, &c.writeBy, func() tcpip.Error {
 		r.Reset(b)
-		_, err := c.ep.Write(&r, tcpip.WriteOptions{})
+		_, err := c.ep.Write(r, tcpip.WriteOptions{})
 		return err
 	})
 	if err != nil {

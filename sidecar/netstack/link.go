@@ -74,7 +74,8 @@ func destination(pkt *stack.PacketBuffer) (to netip.Addr, ok bool) {
 
 // send cuts the packet into as many as it takes, mostly in one batch.
 func (l *link) send(out Outside, to netip.Addr, pkt *stack.PacketBuffer) {
-	var c cutter
+	c := cutters.Get().(*cutter)
+	defer putCutter(c)
 	mtu := int(l.mtu.Load())
 	if n := out.PathMTU(to); n != 0 {
 		mtu = min(mtu, n) // TCP need not know: its segments are cut here

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"sync"
 
 	"github.com/tailscale/wireguard-go/tun"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -25,6 +26,13 @@ type cutter struct {
 	l3      int // length of the IP header
 	hdr     []byte
 	scratch [ipv6Header + header.TCPHeaderMaximumSize]byte
+}
+
+var cutters = sync.Pool{New: func() any { return new(cutter) }}
+
+func putCutter(c *cutter) {
+	c.view, c.hdr = nil, nil
+	cutters.Put(c)
 }
 
 // segmentSize is the payload of a full segment: what TCP agreed on, or less if the MTU has shrunk since.

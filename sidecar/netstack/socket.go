@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"net/netip"
@@ -42,22 +43,68 @@ func (s *socket) until(op string, events waiter.EventMask, by *deadline, try fun
 	if _, block := err.(*tcpip.ErrWouldBlock); !block {
 		return s.fail(op, s.translate(err))
 	}
-	entry, ready := waiter.NewChannelEntry(events | endEvents)
-	s.wq.EventRegister(&entry)
-	defer s.wq.EventUnregister(&entry)
+	w := waits.Get().(*wait)
+	defer w.end(s.wq)
+	w.begin(s.wq, events|endEvents)
 	for {
 		err := try()
 		if _, block := err.(*tcpip.ErrWouldBlock); !block {
 			return s.fail(op, s.translate(err))
 		}
 		select {
-		case <-ready:
+		case <-w.ready:
 		case <-passed:
 			return s.fail(op, os.ErrDeadlineExceeded)
 		case <-s.closed:
 			return s.fail(op, net.ErrClosed)
 		}
 	}
+}
+
+// wait is one goroutine's for events of an endpoint. It is used again and again, so that waiting makes no garbage.
+type wait struct {
+	entry waiter.Entry
+	ready chan struct{}
+}
+
+var waits = sync.Pool{New: func() any { return &wait{ready: make(chan struct{}, 1)} }}
+
+func (w *wait) begin(q *waiter.Queue, events waiter.EventMask) {
+	w.entry.Init(w, events)
+	q.EventRegister(&w.entry)
+}
+
+// NotifyEvent is called by gVisor, with the queue's lock.
+func (w *wait) NotifyEvent(waiter.EventMask) {
+	select {
+	case w.ready <- struct{}{}:
+	default:
+	}
+}
+
+func (w *wait) end(q *waiter.Queue) {
+	q.EventUnregister(&w.entry) // nobody notifies it from here on
+	select {
+	case <-w.ready:
+	default:
+	}
+	waits.Put(w)
+}
+
+// What gVisor reads from and writes to goes by an interface: these would each be garbage.
+var (
+	readers = sync.Pool{New: func() any { return new(bytes.Reader) }}
+	writers = sync.Pool{New: func() any { return new(tcpip.SliceWriter) }}
+)
+
+func putReader(r *bytes.Reader) {
+	r.Reset(nil)
+	readers.Put(r)
+}
+
+func putWriter(w *tcpip.SliceWriter) {
+	*w = nil
+	writers.Put(w)
 }
 
 // WaitReadable returns once a Read would not block, so that who waits need not hold a buffer meanwhile.

@@ -65,9 +65,11 @@ func (c *stream) Read(b []byte) (int, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
 	var n int
+	w := writers.Get().(*tcpip.SliceWriter)
+	defer putWriter(w)
 	err := c.until("read", waiter.ReadableEvents, &c.readBy, func() tcpip.Error {
-		w := tcpip.SliceWriter(b)
-		res, err := c.ep.Read(&w, tcpip.ReadOptions{})
+		*w = b
+		res, err := c.ep.Read(w, tcpip.ReadOptions{})
 		n = res.Count
 		return err
 	})
@@ -88,13 +90,13 @@ func (c *stream) Read(b []byte) (int, error) {
 func (c *stream) Write(b []byte) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
+	r := readers.Get().(*bytes.Reader)
+	defer putReader(r)
 	done := 0
 	for {
-		part := b[done:min(len(b), done+c.flight.chunk)]
-		var r bytes.Reader
-		r.Reset(part)
+		r.Reset(b[done:min(len(b), done+c.flight.chunk)])
 		err := c.until("write", waiter.WritableEvents, &c.writeBy, func() tcpip.Error {
-			n, err := c.write(&r)
+			n, err := c.write(r)
 			done += int(n)
 			return err
 		})
