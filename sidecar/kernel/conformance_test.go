@@ -66,15 +66,19 @@ func TestConformance(t *testing.T) {
 	conformance.Run(t, func(t testing.TB) conformance.Lab { return hosts.New(t, openKernel) })
 }
 
-// TestInterop runs the suite between kernel WireGuard and each of the others, whichever dials.
+// TestInterop runs the suite between kernel WireGuard and each of the others, whichever dials; with -short what they may disagree in.
 func TestInterop(t *testing.T) {
 	needKernel(t)
+	run := conformance.Run
+	if testing.Short() {
+		run = conformance.RunBetween
+	}
 	for name, pair := range map[string][2]hosts.Opener{ // of odd and even hosts
 		"Kernel dials Netstack": {openKernel, openNetstack}, "Netstack dials Kernel": {openNetstack, openKernel},
 		"Kernel dials TUN": {openKernel, openTUN}, "TUN dials Kernel": {openTUN, openKernel},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conformance.Run(t, func(t testing.TB) conformance.Lab {
+			run(t, func(t testing.TB) conformance.Lab {
 				return hosts.New(t, func(o conformance.Options) (datapath.Datapath, error) { return pair[1-o.Host%2](o) })
 			})
 		})
@@ -84,13 +88,13 @@ func TestInterop(t *testing.T) {
 // vmRun runs a command in a guest with a kernel that has WireGuard; see its --help.
 const vmRun = "../../test/guest/vm-run"
 
-// TestInGuest runs the tests of this package in a guest, where this machine's kernel has no WireGuard. Guests are emulated and slow: -short, and the
-// interop tests, which take ten minutes and more, only where TENANTWIRE_GUEST_TESTS (names without "Test", separated by commas) asks for them.
+// TestInGuest runs the tests of this package in a guest, where this machine's kernel has no WireGuard, with -short, as guests are emulated and slow; or those
+// that TENANTWIRE_GUEST_TESTS names (without "Test", separated by commas).
 func TestInGuest(t *testing.T) {
 	if err := probe(t); err == nil {
 		t.Skip("this kernel has WireGuard: the tests of this package ran here")
 	}
-	tests, limit := []string{"Conformance", "PathThatShrinks", "Fence", "HubHops", "HubLeadsNowhereElse", "HubLimits", "HubChangesDisturbNobody", "HubTellsTCPOfShortPaths"}, 14*time.Minute
+	tests, limit := []string{"Conformance", "Interop", "PathThatShrinks", "Fence", "HubHops", "HubLeadsNowhereElse", "HubLimits", "HubChangesDisturbNobody", "HubTellsTCPOfShortPaths"}, 18*time.Minute
 	if f := os.Getenv("TENANTWIRE_GUEST_TESTS"); f != "" {
 		tests, limit = strings.Split(f, ","), 38*time.Minute
 	}
