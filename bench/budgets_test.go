@@ -87,7 +87,8 @@ func TestHeadlinesNameWhatIsThere(t *testing.T) {
 	for _, h := range r.Headlines() {
 		got[h.Name] = h.Value
 	}
-	for name, want := range map[string]float64{"netstack-sym/wggo-tun:up1": 1.71, "netstack/stock:cpu": 1. / 3, "kernel-sym/plain-kernel:down8": 0.99} {
+	for name, want := range map[string]float64{"netstack-sym/wggo-tun:up1": 1.71, "netstack/stock:cpu": 1. / 3, "kernel-sym/plain-kernel:down8": 0.99,
+		"kernel/plain-kernel:down8": 0.99} {
 		if math.Abs(got[name]-want) > 1e-9 {
 			t.Errorf("%s: %v, want %v (of %v)", name, got[name], want, got)
 		}

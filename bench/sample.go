@@ -193,22 +193,24 @@ type Headline struct {
 // Headlines are the ratios that a quick run prints: whatever of them has been measured.
 func (r *Run) Headlines() (out []Headline) {
 	have := r.Contenders()
-	add := func(c, against string, names ...string) {
+	addAs := func(as, c, against string, names ...string) {
 		for _, name := range names {
 			m, ok := MetricNamed(name)
 			if !ok || c == against {
 				continue
 			}
 			if v, ok := r.Ratio(c, against, m); ok {
-				out = append(out, Headline{c + "/" + against + ":" + name, v})
+				out = append(out, Headline{as + "/" + against + ":" + name, v})
 			}
 		}
 	}
+	add := func(c, against string, names ...string) { addAs(c, c, against, names...) }
 	traffic := []string{"up1", "down1", "up8", "down8"}
 	for _, c := range have {
 		add(c, Yardstick, append(traffic, "up32", "down32", "rtt", "rtt-load", "down-load", "conns")...)
 	}
 	add("kernel-sym", PlainKernel, traffic...)
+	addAs("kernel", "kernel-sym", PlainKernel, traffic...) // what the product calls it: plain-kernel is at both ends, so no other can be meant
 	for _, c := range have {
 		if strings.HasPrefix(c, "gateway") {
 			add(c, Direct, append(traffic, "rtt", "rtt-load", "udp64", "udp1400")...)

@@ -81,29 +81,33 @@ func impaired(name string, path ...string) Scenario {
 	}}
 }
 
-// requests are one after the other, beside downloads by another process: its Go scheduler must not be what is measured.
 // beside is for how much longer the downloads beside requests are measured: they are under way before the first request and after
 // the last.
 const beside = time.Second
 
+// requests are one after the other, beside downloads by another process: its Go scheduler must not be what is measured.
 func requests(name string, downloads int) Scenario {
-	return Scenario{Name: name, run: func(ctx context.Context, s *stage) error {
+	sc := Scenario{Name: name}
+	if downloads > 0 {
+		sc.More = beside
+	}
+	sc.run = func(ctx context.Context, s *stage) error {
 		var got load.Requests
-		if err := s.besideDownloads(ctx, downloads, func() error { return s.load(ctx, "requests", &got) }); err != nil {
+		if err := s.besideDownloads(ctx, downloads, s.o.Time+sc.More, func() error { return s.load(ctx, "requests", &got) }); err != nil {
 			return err
 		}
 		s.add(bench.P50, bench.Percentile(got.Millis, 50))
 		s.add(bench.P99, bench.Percentile(got.Millis, 99))
 		return nil
-	}}
+	}
+	return sc
 }
 
-// besideDownloads runs ask while that many streams come down, and notes what they carried.
-func (s *stage) besideDownloads(ctx context.Context, downloads int, ask func() error) error {
+// besideDownloads runs ask while that many streams come down for t, and notes what they carried.
+func (s *stage) besideDownloads(ctx context.Context, downloads int, t time.Duration, ask func() error) error {
 	if downloads == 0 {
 		return ask()
 	}
-	t := s.o.Time + beside
 	var out bytes.Buffer
 	p, err := s.client(&out, nil, t, "streams", "-way", "down", "-n", strconv.Itoa(downloads))
 	if err != nil {

@@ -38,6 +38,7 @@ type Scenario struct {
 	Name   string
 	Alone  bool                 // it brings up what it needs itself
 	Once   bool                 // in the first round alone: it takes long, and no verdict hangs on its last percent
+	More   time.Duration        // for how much longer than Options.Time it measures
 	Impair []string             // flags of the bad network that it needs
 	Peers  contender.Population // further peers of the hub that it needs
 	run    func(context.Context, *stage) error

@@ -110,7 +110,7 @@ func (o *options) complete() (err error) {
 	case o.contenders != "":
 		o.trial.Contenders, err = contender.Find(strings.Split(o.contenders, ","))
 	case o.quick:
-		o.trial.Contenders, err = contender.Find([]string{"wggo-tun", "netstack-sym", "netstack", "tun-sym", "tun", "stock", "wireproxy", "sing-box"})
+		o.trial.Contenders, err = contender.Find([]string{"wggo-tun", "netstack-sym", "netstack", "tun-sym", "tun", "kernel-sym", "plain-kernel", "stock", "wireproxy", "sing-box"})
 	}
 	if err != nil {
 		return err
@@ -207,7 +207,13 @@ func (o *options) measure(ctx context.Context, r *bench.Report) error {
 	return ctx.Err()
 }
 
-// affordable is the time of a measurement with which a quick run stays below five minutes, programs built before included.
+// quickTime is what the measurements of a quick run may take together: the rest of five minutes is for the programs to be built.
+const quickTime = 225 * time.Second
+
+// around is what bringing a contender up and removing it takes.
+const around = 400 * time.Millisecond
+
+// affordable is the time of a measurement with which a quick run stays below five minutes.
 func (o *options) affordable() time.Duration {
 	able := 0
 	for _, c := range o.trial.Contenders {
@@ -215,9 +221,19 @@ func (o *options) affordable() time.Duration {
 			able++
 		}
 	}
-	const all, around = 225 * time.Second, 400 * time.Millisecond // around: bringing a contender up and removing it
-	each := all/time.Duration(max(1, able*len(o.trial.Scenarios)*o.trial.Rounds)) - o.trial.Warm - around
-	return min(max(each, 500*time.Millisecond), 2*time.Second)
+	return affordable(able, o.trial)
+}
+
+// affordable shares quickTime among what so many contenders measure. What is left to each, with all that can be given and three rounds, is the
+// least here: more rounds, or more scenarios than the headline's, take longer than five minutes.
+func affordable(able int, t trial.Options) time.Duration {
+	rounds := able * t.Rounds
+	left := quickTime
+	for _, s := range t.Scenarios {
+		left -= time.Duration(rounds) * (t.Warm + around + s.More)
+	}
+	each := left / time.Duration(max(1, rounds*len(t.Scenarios)))
+	return min(max(each, 400*time.Millisecond), 2*time.Second)
 }
 
 // write leaves the report; what was measured is kept even when the run was cut short.

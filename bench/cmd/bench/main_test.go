@@ -1,0 +1,58 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tenantwire/tenantwire/bench/contender"
+	"github.com/tenantwire/tenantwire/bench/trial"
+)
+
+// took is what so many contenders take for their rounds, by what a scenario says of itself.
+func took(able int, t trial.Options) (sum time.Duration) {
+	for _, s := range t.Scenarios {
+		sum += time.Duration(able*t.Rounds) * (t.Time + t.Warm + around + s.More)
+	}
+	return sum
+}
+
+// A quick run keeps its promise with whatever is there, and wastes nothing: all its contenders are those that there can be.
+func TestQuickRunIsAffordable(t *testing.T) {
+	o, err := parse([]string{"-quick"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := time.Hour
+	for able := 1; able <= len(o.trial.Contenders); able++ {
+		o.trial.Time = affordable(able, o.trial)
+		if sum := took(able, o.trial); sum > quickTime || sum < quickTime-time.Second && o.trial.Time < 2*time.Second {
+			t.Errorf("with %d contenders it takes %v of %v", able, sum, quickTime)
+		}
+		if o.trial.Time > last || o.trial.Time < 400*time.Millisecond {
+			t.Errorf("with %d contenders each measurement takes %v, with one less %v", able, o.trial.Time, last)
+		}
+		last = o.trial.Time
+	}
+}
+
+// What the downloads beside requests take longer is counted, or the promise is broken.
+func TestDownloadsBesideRequestsTakeLonger(t *testing.T) {
+	i := slices.IndexFunc(trial.Quick(), func(s trial.Scenario) bool { return s.Name == "rtt-load" })
+	if i < 0 || trial.Quick()[i].More <= 0 {
+		t.Error("rtt-load says that it takes no longer than others")
+	}
+}
+
+// Where the kernel has WireGuard, a quick run compares with it; where it has not, these are skipped as in a whole run.
+func TestQuickRunHasTheKernel(t *testing.T) {
+	o, err := parse([]string{"-quick"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"kernel-sym", "plain-kernel"} {
+		if !slices.ContainsFunc(o.trial.Contenders, func(c contender.Contender) bool { return c.Name == name }) {
+			t.Errorf("%s is not among a quick run's", name)
+		}
+	}
+}
