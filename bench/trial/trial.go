@@ -39,6 +39,7 @@ type Scenario struct {
 	Alone  bool                 // it brings up what it needs itself
 	Once   bool                 // in the first round alone: it takes long, and no verdict hangs on its last percent
 	More   time.Duration        // for how much longer than Options.Time it measures
+	Not    []string             // contenders that it is not asked of
 	Impair []string             // flags of the bad network that it needs
 	Peers  contender.Population // further peers of the hub that it needs
 	run    func(context.Context, *stage) error
@@ -92,7 +93,7 @@ func (s *stage) runAll(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if sc.Once && s.round > 1 {
+		if sc.Once && s.round > 1 || slices.Contains(sc.Not, s.contender.Name) {
 			continue
 		}
 		s.scenario = sc.Name

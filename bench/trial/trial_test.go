@@ -2,6 +2,8 @@ package trial
 
 import (
 	"bytes"
+	"context"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,6 +103,30 @@ func TestRounds(t *testing.T) {
 	}
 	if left, _ := filepath.Glob("/run/netns/twb-" + pid() + "-*"); len(left) != 0 {
 		t.Error("left behind:", left)
+	}
+}
+
+// A scenario is asked of nobody whom it is not for, and what takes long only once.
+func TestWhoIsAskedWhat(t *testing.T) {
+	measure := func(_ context.Context, s *stage) error { s.add(bench.Throughput, 1); return nil }
+	o := Options{Progress: &bytes.Buffer{}, Scenarios: []Scenario{
+		{Name: "up1", Alone: true, run: measure},
+		{Name: "up8", Alone: true, Not: []string{"stock"}, run: measure},
+		{Name: "up32", Alone: true, Once: true, Not: []string{"stock"}, run: measure},
+	}}
+	var r bench.Run
+	for round := 1; round <= 2; round++ {
+		for _, name := range []string{"stock", "netstack"} {
+			s := stage{o: &o, contender: contender.Contender{Name: name}, round: round, out: &r}
+			s.runAll(t.Context())
+		}
+	}
+	got := map[string]int{}
+	for _, s := range r.Samples {
+		got[s.Contender+" "+s.Scenario]++
+	}
+	if want := map[string]int{"stock up1": 2, "netstack up1": 2, "netstack up8": 2, "netstack up32": 1}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
 

@@ -12,16 +12,23 @@ import (
 // limits are how sidecars are run: seldom with a machine of their own.
 var limits = []lab.Placement{{CPU: 1}, {Quota: 0.5}, {SmallBuffers: true}}
 
-// measureLimited measures ours, and what verdicts need beside it, within each limit.
+// What is measured within limits is ours, and what verdicts need beside it: the stock netstack for what a gigabyte costs, and for that alone,
+// since each scenario of a contender is half a minute within all limits.
+var (
+	limitedContenders = []string{"wggo-tun", "netstack-sym", "netstack", "tun-sym", "stock-sym", "stock"}
+	limitedPartly     = []string{"stock-sym", "stock"}
+)
+
+// measureLimited measures within each limit.
 func (o *options) measureLimited(ctx context.Context, r *bench.Report) error {
-	some, err := contender.Find([]string{"wggo-tun", "netstack-sym", "netstack", "tun-sym"})
+	some, err := contender.Find(limitedContenders)
 	if err != nil {
 		return err
 	}
 	for _, place := range limits {
 		setup, t := o.setup, o.trial
 		setup.Place = place
-		t.Setup, t.Contenders, t.Scenarios = &setup, some, trial.Limited()
+		t.Setup, t.Contenders, t.Scenarios = &setup, some, trial.Limited(limitedPartly...)
 		run := &bench.Run{Limit: place.String()}
 		r.Runs = append(r.Runs, run)
 		if err := trial.Run(ctx, &t, run); err != nil {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tenantwire/tenantwire/bench"
 	"github.com/tenantwire/tenantwire/bench/contender"
 	"github.com/tenantwire/tenantwire/bench/trial"
 )
@@ -53,6 +54,30 @@ func TestQuickRunHasTheKernel(t *testing.T) {
 	for _, name := range []string{"kernel-sym", "plain-kernel"} {
 		if !slices.ContainsFunc(o.trial.Contenders, func(c contender.Contender) bool { return c.Name == name }) {
 			t.Errorf("%s is not among a quick run's", name)
+		}
+	}
+}
+
+// Every budget that is measured with the whole machine has its figures within limits too, unless it takes peers, minutes or another kernel.
+func TestLimitsMeasureTheBudgets(t *testing.T) {
+	elsewhere := []string{"plain-kernel", "sidecar"}
+	asked := func(contender, scenario string) bool {
+		return slices.Contains(limitedContenders, contender) && slices.ContainsFunc(trial.Limited(limitedPartly...), func(s trial.Scenario) bool {
+			return (s.Name == scenario || scenario == "any") && !slices.Contains(s.Not, contender)
+		})
+	}
+	for _, b := range bench.Budgets {
+		m, _ := bench.MetricNamed(b.Metric)
+		if b.LongOnly || m.Scenario == "peers1000" || slices.Contains(elsewhere, b.Against) || slices.Contains(elsewhere, b.Contender) {
+			continue
+		}
+		if !asked(b.Contender, m.Scenario) || b.Against != "" && !asked(b.Against, m.Scenario) {
+			t.Errorf("within limits nothing is measured for %q", b.Name)
+		}
+	}
+	for _, name := range limitedPartly {
+		if asked(name, "up8") {
+			t.Errorf("%s is asked for more than what a gigabyte costs", name)
 		}
 	}
 }
