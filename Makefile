@@ -30,7 +30,7 @@ e2e: image ## Run the cluster tests that match RUN=REGEXP (KEEP_CLUSTER=1 keeps 
 demo: image ## Show what TenantWire does on a real cluster
 	test/cluster/with-cluster.sh sh -c 'cd test && exec go run ./demo'
 
-bench: ## Run the whole benchmark into bench/report: about 50 minutes on a quiet machine, as root (BENCHFLAGS, BENCH_PEERS=DIR)
+bench: ## Run the whole benchmark into bench/report: about an hour on a quiet machine, as root (BENCHFLAGS, BENCH_PEERS=DIR)
 	go test -run '^$$' -bench . ./...
 	cd bench && go run ./cmd/bench $(BENCHFLAGS)
 

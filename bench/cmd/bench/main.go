@@ -163,6 +163,9 @@ func (o *options) run(ctx context.Context) error {
 		o.trial.Time = o.affordable()
 	}
 	r := &bench.Report{Facts: facts(ctx, o.words, o.programs == "")}
+	if o.setup.Place.SmallBuffers || o.withinLimits() {
+		r.Facts = append(r.Facts, smallBuffers())
+	}
 	failed := o.measure(ctx, r)
 	r.Facts = append(r.Facts, bench.Fact{Name: "Load average after", Value: loadAverage()})
 	_ = bench.WriteRatios(os.Stdout, r.Runs[0].Headlines())
@@ -183,7 +186,7 @@ func (o *options) measure(ctx context.Context, r *bench.Report) error {
 	if o.quick {
 		return nil
 	}
-	if o.limits && o.setup.Place == (lab.Placement{}) {
+	if o.withinLimits() {
 		if err := o.measureLimited(ctx, r); err != nil {
 			return err
 		}
@@ -205,6 +208,11 @@ func (o *options) measure(ctx context.Context, r *bench.Report) error {
 		whole.Skips = append(whole.Skips, o.profile(ctx)...)
 	}
 	return ctx.Err()
+}
+
+// withinLimits says whether some of it is measured again within limits.
+func (o *options) withinLimits() bool {
+	return o.limits && !o.quick && o.setup.Place == (lab.Placement{})
 }
 
 // quickTime is what the measurements of a quick run may take together: the rest of five minutes is for the programs to be built.
