@@ -49,7 +49,7 @@ func (p *peer) answers(now instant, b []byte, own []netip.Addr) bool {
 	at, kind := 20, [2]byte{8, 0}
 	if b[0]>>4 == 6 {
 		at, kind = 40, [2]byte{128, 129}
-	} else if b[0]&15 != 5 {
+	} else if b[0]&15 != 5 || b[6]&0xbf|b[7] != 0 { // options, or a fragment: nobody's probe
 		return false
 	}
 	if len(b) < pathmtu.Floor || b[at] != kind[0] || string(b[at+16:][:len(pathmtu.Mark)]) != pathmtu.Mark {
@@ -63,13 +63,18 @@ func (p *peer) answers(now instant, b []byte, own []netip.Addr) bool {
 	}
 	p.path.answered.spend(now, answerCost)
 	all.spend(now, answerAllCost)
+	p.sendProbe(now, echoReply(b, from, to, at, kind[1]))
+	return true
+}
+
+// echoReply is the answer to an echo request that went from one address to another, whose message begins at an offset.
+func echoReply(b []byte, from, to netip.Addr, at int, kind byte) *Batch {
 	out := NewBatch(len(b), len(b))
 	reply := out.Next(len(b))
 	copy(reply, b)
-	reply[at] = kind[1]
+	reply[at] = kind
 	sealICMP(reply, to, from)
-	p.sendProbe(now, out)
-	return true
+	return out
 }
 
 // sealICMP writes the IP header of a packet that holds an ICMP message, which goes from one address to another, and both checksums.

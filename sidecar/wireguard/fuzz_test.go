@@ -2,14 +2,17 @@ package wireguard
 
 import (
 	"bytes"
+	"encoding/binary"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/delta"
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/pathmtu"
 )
 
 // bare is an engine without sockets and goroutines: what it sends is lost, and handshake messages wait in letters.
@@ -96,8 +99,88 @@ func letterOf(msg []byte, from *endpoint) *letter {
 	return l
 }
 
+// The numbers of the probes that FuzzTake's engine waits for answers to.
+const (
+	probeID    = 7
+	probeToken = 11
+)
+
+var probeSizes = map[uint16]int{9: 1420, 10: pathmtu.Floor}
+
+// echo is a probe of a peer's, or, with kind, whatever else of its form.
+func echo(from, to netip.Addr, size int, number uint16, kind byte) []byte {
+	b := make([]byte, size)
+	writeEcho(b, from, to, probeID, number, probeToken)
+	if to.Is6() {
+		b[40] = kind
+	} else {
+		b[20] = kind
+	}
+	return b
+}
+
+// asks has an engine wait for the answers to two probes of a peer's path, and owe nobody an answer.
+func (p *peer) asks() {
+	now := p.engine.now()
+	p.path.answered.paid.Store(0)
+	p.engine.paths.answers.paid.Store(0)
+	p.path.mu.Lock()
+	defer p.path.mu.Unlock()
+	p.path.id, p.path.token, p.path.search = probeID, probeToken, pathmtu.Search{}
+	p.path.search.Data(time.Duration(now), 1420, 1420, 0)
+	p.path.search.Next(time.Duration(now))
+	for number, size := range probeSizes {
+		p.path.probes[int(number)%len(p.path.probes)] = probed{number, size, now}
+	}
+	p.path.settle(p.engine)
+	p.path.listens.Store(true)
+}
+
+// isProbe says whether a whole packet asks one of own how long the path is, looking at each byte that says so.
+func isProbe(b []byte, own ...netip.Addr) bool {
+	at, is := 20, len(b) >= pathmtu.Floor && b[0] == 0x45 && b[6]&^0x40 == 0 && b[7] == 0 && b[9] == protocolICMP && b[20] == 8
+	if len(b) >= pathmtu.Floor && b[0]>>4 == 6 {
+		at, is = 40, b[6] == protocolICMP6 && b[40] == 128
+	}
+	return is && bytes.HasPrefix(b[at+16:], []byte(pathmtu.Mark)) && slices.Contains(own, packetDestination(b))
+}
+
+// isAnswerTo says whether a whole packet is one of the answers that asks waits for.
+func isAnswerTo(b []byte) bool {
+	if len(b) == 0 {
+		return false
+	}
+	protocol, at := transport(b)
+	if kind := map[byte]byte{protocolICMP: 0, protocolICMP6: 129}; protocol != protocolICMP && protocol != protocolICMP6 || len(b) < at+16 || b[at] != kind[protocol] {
+		return false
+	}
+	number := binary.BigEndian.Uint16(b[at+6:])
+	return binary.BigEndian.Uint16(b[at+4:]) == probeID && binary.BigEndian.Uint64(b[at+8:]) == probeToken && len(b) == probeSizes[number]
+}
+
+// rightReply wants the answer to a probe to be that probe, but for who says it to whom.
+func rightReply(t *testing.T, probe []byte) {
+	t.Helper()
+	from, to := packetDestination(probe), netip.Addr{}
+	_, to = packetSource(probe)
+	_, at := transport(probe)
+	kind := probe[at] & 0x81 // 8 becomes 0, 128 becomes 129
+	if to.Is6() {
+		kind |= 1
+	}
+	b := echoReply(probe, to, from, at, kind)
+	defer b.Free()
+	reply := b.Packet(0)
+	n, src := packetSource(reply)
+	if n != len(probe) || src != from || packetDestination(reply) != to || reply[at] != kind || !bytes.Equal(reply[at+4:], probe[at+4:]) {
+		t.Fatalf("the answer to %x is %x", probe, reply)
+	}
+	protocol, _ := transport(reply)
+	checkICMP(t, reply, protocol, at)
+}
+
 // FuzzTake gives the receiver messages of genuine datagrams, spoilt ones and arbitrary ones. Every datagram has to be accounted for,
-// and what is delivered has to be what was sealed.
+// and what is delivered has to be what was sealed. What asks how long the path is, or answers, is not delivered, and nothing else is kept.
 func FuzzTake(f *testing.F) {
 	ip := packet(innerA, innerB, "payload")
 	f.Add(ip, uint8(3), uint16(64), []byte{}, uint16(0), byte(0))
@@ -106,14 +189,38 @@ func FuzzTake(f *testing.F) {
 	f.Add(packet(innerB, innerA, "foreign"), uint8(2), uint16(0), append([]byte{2, 0, 0, 0}, make([]byte, 88)...), uint16(0), byte(0))
 	f.Add([]byte("A0\x00 00000000\n\t\x00\x010"), uint8(25), uint16(64), []byte("0"), uint16(0), byte('u')) // longer than it is, by padding
 	f.Add([]byte{0x60, 0, 0, 0, 0xff, 0xff}, uint8(1), uint16(48), []byte{3, 0, 0, 0}, uint16(8), byte(1))
+	sixA, sixB := netip.MustParseAddr("fd09::1"), netip.MustParseAddr("fd09::2")
+	for _, of := range [][2]netip.Addr{{innerA, innerB}, {sixA, sixB}} {
+		ask, answer := byte(8), byte(0)
+		if of[0].Is6() {
+			ask, answer = 128, 129
+		}
+		f.Add(echo(of[0], of[1], pathmtu.Floor, 5, ask), uint8(30), uint16(pathmtu.Floor+Overhead), []byte{}, uint16(0), byte(0)) // more than are answered at once
+		f.Add(echo(of[0], of[1], 1420, 9, answer), uint8(2), uint16(1420+Overhead), []byte{}, uint16(0), byte(0))
+		f.Add(echo(of[0], of[1], pathmtu.Floor, 10, answer), uint8(1), uint16(0), []byte{}, uint16(0), byte(0))
+		f.Add(echo(of[0], of[0], pathmtu.Floor, 5, ask), uint8(1), uint16(0), []byte{}, uint16(0), byte(0)) // of somebody else
+		f.Add(echo(of[0], of[1], pathmtu.Floor, 9, answer), uint8(1), uint16(0), []byte{}, uint16(0), byte(0))
+	}
+	f.Add(echo(innerA, innerB, 1111, 5, 8), uint8(3), uint16(0), []byte{}, uint16(0), byte(0)) // of a size that is not padded
+	f.Add(ip, uint8(9), uint16(63), []byte{}, uint16(4), byte(0x80))                           // of no session
+	other := echo(innerA, innerB, pathmtu.Floor, 10, 0)
+	other[25]++ // to another's question
+	f.Add(other, uint8(1), uint16(0), []byte{}, uint16(0), byte(0))
+	fragment := echo(innerA, innerB, pathmtu.Floor, 5, 8)
+	fragment[7] = 1
+	f.Add(fragment, uint8(1), uint16(0), []byte{}, uint16(0), byte(0))
 	var delivered [][]byte
 	e := bare(func(packets [][]byte, offset int) {
 		for _, p := range packets {
 			delivered = append(delivered, bytes.Clone(p[offset:]))
 		}
 	})
-	other := bare(nil)
-	p := meet(f, e, other, innerA, key.Preshared{})
+	far := bare(nil)
+	p := meet(f, e, far, innerA, key.Preshared{})
+	if err := e.UpdatePeers([]datapath.Peer{{PublicKey: far.self, AllowedIPs: []netip.Prefix{netip.PrefixFrom(innerA, 32), netip.PrefixFrom(sixA, 128)}}}, nil); err != nil {
+		f.Fatal(err)
+	}
+	e.SetProbes(datapath.Interface{MTU: 1420, Addresses: []netip.Prefix{netip.PrefixFrom(innerB, 32), netip.PrefixFrom(sixB, 128)}})
 	p.still()
 	k := hash32{1, 2, 3}
 	r := receiver{engine: e}
@@ -124,6 +231,8 @@ func FuzzTake(f *testing.F) {
 		e.count, delivered = counters{}, nil
 		p.forgetSessions()
 		p.rx.Store(0)
+		p.tx.Store(0)
+		p.asks()
 		s := &session{peer: p, created: e.now(), sends: transportCipher(k), receives: transportCipher(k)}
 		s.local = e.index.add(entry{peer: p, session: s})
 		s.remote = s.local
@@ -152,25 +261,43 @@ func FuzzTake(f *testing.F) {
 			t.Fatalf("%d bytes authenticated; the peer moved: %t", p.rx.Load(), moved)
 		}
 		p.at.Store(outside)
-		letters := len(e.letters)
-		for range letters {
-			<-e.letters
+		letters := 0
+		for range len(e.letters) {
+			if l := <-e.letters; messageType(l.text[:l.size]) != typeTransport { // what is of no session is counted as that, and may be a letter besides
+				letters++
+			}
 		}
 		c := &e.count
 		lost := c.malformed.Load() + c.noSession.Load() + c.unauthentic.Load() + c.replayed.Load() + c.source.Load() + c.handshakesLost.Load()
+		whole := append(bytes.Clone(inner), make([]byte, padTo)...) // the peer may call padding a part of it
+		n, src := packetSource(whole)
+		answers, answered := 0, 0
+		if p.tx.Load() > 0 { // it sends nothing else here
+			if !isProbe(whole[:n], innerB, sixB) {
+				t.Fatalf("%x was answered", inner)
+			}
+			rightReply(t, whole[:n])
+			answers = int(p.tx.Load()) / (Overhead + n)
+		}
+		if p.rx.Load() > 0 && (src == innerA || src == sixA) && isAnswerTo(whole[:n]) { // the first of them: then that probe has its answer
+			answered = 1
+		}
 		keepalives := 0
 		if len(inner) == 0 { // then what authenticates is one
 			keepalives = int(p.rx.Load() / Overhead)
 		}
-		if got := int(lost) + letters + len(delivered) + keepalives; got != datagrams {
-			t.Fatalf("%d of %d datagrams are accounted for: %d lost, %d letters, %d delivered", got, datagrams, lost, letters, len(delivered))
+		if got := int(lost) + letters + len(delivered) + keepalives + answers + answered; got != datagrams {
+			t.Fatalf("%d of %d datagrams are accounted for: %d lost, %d letters, %d delivered, %d answered, %d answers", got, datagrams, lost, letters, len(delivered), answers, answered)
 		}
 		for _, d := range delivered {
-			if !bytes.HasPrefix(append(bytes.Clone(inner), make([]byte, padTo)...), d) { // the peer may call padding a part of it
+			if !bytes.Equal(d, whole[:n]) {
 				t.Fatalf("%x was never sent", d)
 			}
-			if n, src := packetSource(d); n != len(d) || src != innerA {
+			if src != innerA && src != sixA {
 				t.Fatalf("delivered %x", d)
+			}
+			if isProbe(d, innerB, sixB) && answers < int(answerBurst/answerCost) {
+				t.Fatalf("%x was delivered; answered %d", d, answers)
 			}
 		}
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/pathmtu"
 )
 
 // star is a hub with two members and two outside peers around it, all of which have every address behind the hub.
@@ -236,18 +237,43 @@ func checksum(b []byte) uint16 {
 	return uint16(sum)
 }
 
-// FuzzTransit has an outside peer send anything at all to a hub: each packet is delivered, passed on or counted, and what is passed on
-// has changed in nothing but its hops.
+// FuzzTransit has an outside peer send anything at all to a hub, from where the path to the other takes limit bytes (0: all): each packet is
+// delivered, passed on, answered or counted, and what is passed on has changed in nothing but its hops. What is told of as too big is
+// longer than the limit, and its sender is told the truth.
 func FuzzTransit(f *testing.F) {
-	f.Add(packet(innerA, innerB, "payload"), uint8(1))
-	f.Add(packet(innerA, netip.MustParseAddr("10.9.0.3"), "for the hub"), uint8(45))
-	f.Add(packet(innerB, innerB, "foreign"), uint8(2))
-	f.Add(packet6(2), uint8(3))
-	f.Add([]byte{0x45}, uint8(1))
+	hubAddr := netip.MustParseAddr("10.9.0.3")
+	f.Add(packet(innerA, innerB, "payload"), uint8(1), uint16(0))
+	f.Add(packet(innerA, hubAddr, "for the hub"), uint8(45), uint16(1300))
+	f.Add(packet(innerB, innerB, "foreign"), uint8(2), uint16(0))
+	f.Add(packet6(2), uint8(3), uint16(1300))
+	f.Add([]byte{0x45}, uint8(1), uint16(0))
+	f.Add(echo(innerA, hubAddr, pathmtu.Floor, 5, 8), uint8(25), uint16(600))
+	f.Add(echo(innerA, innerB, 1420, 5, 8), uint8(120), uint16(1300)) // it is not to be cut
+	f.Add(packet(innerA, innerB, strings.Repeat("may be cut", 100)), uint8(2), uint16(600))
+	f.Add(uncut(innerA, innerB, 601, 0), uint8(1), uint16(600))
+	f.Add(uncut(innerA, innerB, 900, 3), uint8(1), uint16(600)) // an error, as which none is told of
+	f.Add(syn(innerA, innerB, 2, 2, 4, 5, 180), uint8(3), uint16(600))
+	f.Add(echo(netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2"), 1400, 5, 128), uint8(3), uint16(1300))
+	f.Add(echo(netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2"), 1280, 5, 128), uint8(3), uint16(600))
 	delivered := 0
 	e := bare(func(packets [][]byte, _ int) { delivered += len(packets) })
-	e.SetHub(datapath.Interface{Hub: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.9.0.3/32")}})
-	from, to := meet(f, e, bare(nil), innerA, key.Preshared{}), meet(f, e, bare(nil), innerB, key.Preshared{})
+	is := datapath.Interface{Hub: true, MTU: 1420, Addresses: []netip.Prefix{netip.PrefixFrom(hubAddr, 32)}}
+	e.SetHub(is)
+	e.SetProbes(is)
+	var peers [2]*peer
+	for i, four := range []netip.Addr{innerA, innerB} {
+		other := bare(nil)
+		peers[i] = meet(f, e, other, four, key.Preshared{})
+		six := netip.MustParsePrefix(fmt.Sprintf("fd00::%d/128", i+1))
+		if err := e.UpdatePeers([]datapath.Peer{{PublicKey: other.self, AllowedIPs: []netip.Prefix{netip.PrefixFrom(four, 32), six}}}, nil); err != nil {
+			f.Fatal(err)
+		}
+	}
+	from, to := peers[0], peers[1]
+	to.path.mu.Lock()
+	to.path.target = pathmtu.Aim{} // nobody looks into that path: it takes what is said below
+	to.path.settle(e)
+	to.path.mu.Unlock()
 	from.still()
 	to.still()
 	from.outside.Store(true)
@@ -260,11 +286,15 @@ func FuzzTransit(f *testing.F) {
 		return s
 	}
 	r := receiver{engine: e}
-	f.Fuzz(func(t *testing.T, inner []byte, count uint8) {
-		if len(inner) == 0 || len(inner) > 2000 {
+	f.Fuzz(func(t *testing.T, inner []byte, count uint8, limit uint16) {
+		if len(inner) == 0 || len(inner) > 2000 || limit != 0 && limit < pathmtu.Floor { // no path is found to take less
 			return
 		}
 		e.count, delivered = counters{}, 0
+		from.tx.Store(0)
+		from.asks()
+		from.path.telling.paid.Store(0)
+		to.path.limit.Store(int32(limit))
 		in := looped(from, 1)
 		to.forgetSessions() // what is passed on waits for one
 		n := 1 + int(count)%MaxPackets
@@ -283,19 +313,77 @@ func FuzzTransit(f *testing.F) {
 		staged := to.takeStaged()
 		to.stopAsking()
 		to.mu.Unlock()
-		passed := 0
+		passed, answered, shortened := 0, 0, bytes.Clone(inner)
+		if limit > 0 && delivered == 0 && len(staged) > 0 { // FuzzClampSegments is of this
+			size, _ := packetSource(staged[0].Packet(0))
+			shortened = append(shortened, make([]byte, max(0, size-len(inner)))...)
+			clampSegments(shortened, int(limit))
+		}
 		for _, b := range staged {
 			for i := range b.Len() {
 				passed++
-				sameButHops(t, inner, b.Packet(i))
+				sameButHops(t, shortened, b.Packet(i))
 			}
 			b.Free()
 		}
 		c := &e.count
-		if dropped := c.source.Load() + c.noPeer.Load() + c.notForwarded.Load() + c.expired.Load() + c.malformed.Load(); int(dropped)+delivered+passed != n {
-			t.Errorf("of %d packets %d were delivered, %d passed on, %d dropped: %v", n, delivered, passed, dropped, e.Drops())
+		whole := append(bytes.Clone(inner), make([]byte, padTo)...)
+		size, src := packetSource(whole)
+		whole = whole[:size]
+		if c.tooBig.Load() > 0 {
+			rightlyTooBig(t, whole, int(limit))
+		} else if passed > 0 && limit > 0 && isTooBig(whole, int(limit)) {
+			t.Fatalf("%d bytes were passed on to where %d pass: %x", len(whole), limit, whole)
+		}
+		switch mine := c.source.Load() == 0; {
+		case mine && isProbe(whole, hubAddr):
+			answered = int(from.tx.Load()) / (Overhead + size)
+		case mine && size > 0 && isAnswerTo(whole):
+			answered = 1 // the first: then that probe has its answer
+		case from.tx.Load() > 0 && c.tooBig.Load() == 0:
+			t.Fatalf("%x from %s was answered", inner, src)
+		}
+		if dropped := c.source.Load() + c.noPeer.Load() + c.notForwarded.Load() + c.expired.Load() + c.malformed.Load() + c.tooBig.Load(); int(dropped)+delivered+passed+answered != n {
+			t.Errorf("of %d packets %d were delivered, %d passed on, %d answered, %d dropped: %v", n, delivered, passed, answered, dropped, e.Drops())
 		}
 	})
+}
+
+// uncut is an ICMP message of that type which nobody may cut.
+func uncut(from, to netip.Addr, size int, kind byte) []byte {
+	b := packet(from, to, strings.Repeat("x", size-20))
+	b[6], b[9], b[20] = 0x40, protocolICMP, kind
+	return b
+}
+
+// isTooBig says whether a router may not pass a packet on to where limit bytes pass.
+func isTooBig(packet []byte, limit int) bool {
+	if packet[0]>>4 == 6 {
+		return len(packet) > max(limit, datapath.MinMTU)
+	}
+	return len(packet) > limit && packet[6]&0x40 != 0
+}
+
+// rightlyTooBig wants a packet to be too big for a path, and what its sender is told to be true.
+func rightlyTooBig(t *testing.T, packet []byte, limit int) {
+	t.Helper()
+	if !isTooBig(packet, limit) {
+		t.Fatalf("%d bytes are too big for %d: %x", len(packet), limit, packet)
+	}
+	b := tooBigMessage(packet, limit)
+	defer b.Free()
+	told := b.Packet(0)
+	n, src := packetSource(told)
+	_, to := packetSource(packet)
+	protocol, at := transport(told)
+	if n != len(told) || n > datapath.MinMTU || src != packetDestination(packet) || packetDestination(told) != to || !isError(told, protocol, at) ||
+		!bytes.HasPrefix(packet, told[at+8:]) {
+		t.Fatalf("of %x its sender is told %x", packet, told)
+	}
+	checkICMP(t, told, protocol, at)
+	if mtu := int(binary.BigEndian.Uint32(told[at+4:])); mtu != limit && (to.Is4() || mtu != max(limit, datapath.MinMTU)) {
+		t.Fatalf("told of %d bytes, want %d", mtu, limit)
+	}
 }
 
 // sameButHops wants a packet to be as it was, up to padding, but for a hop less and an IPv4 checksum that says so.
