@@ -42,7 +42,10 @@ func parsePeer(p *v1alpha1.TunnelPeer) (*peer, error) {
 		}
 		out.routes = append(out.routes, r)
 	}
-	return out, out.parseMappings(p.Spec.Mappings)
+	if err := out.parseMappings(p.Spec.Mappings); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // ParseEndpoint reads what to dial: an outer address and port, for example 203.0.113.7:51820 or [2001:db8::7]:51820, or a DNS name

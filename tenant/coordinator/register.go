@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -99,8 +100,12 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, id Identity, err
 }
 
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, wire.MaxBody)).Decode(v); err != nil {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, wire.MaxBody))
+	if err := d.Decode(v); err != nil {
 		return refuse(http.StatusBadRequest, "body: %v", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return refuse(http.StatusBadRequest, "body: something follows the JSON value")
 	}
 	return nil
 }
@@ -235,11 +240,7 @@ func (s *Server) checkUnique(ctx context.Context, self *v1alpha1.TunnelMember, r
 	return nil
 }
 
-func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) error {
-	var rep wire.Report
-	if err := decode(w, r, &rep); err != nil {
-		return err
-	}
+func validateReport(rep wire.Report) error {
 	switch {
 	case len(rep.Reason) > 512:
 		return refuse(http.StatusBadRequest, "reason: %d bytes, want at most 512", len(rep.Reason))
@@ -248,15 +249,26 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) err
 	case rep.Ready && rep.DatapathUnavailable:
 		return refuse(http.StatusBadRequest, "ready: true without a datapath")
 	}
+	if err := rep.Join.Validate(); err != nil {
+		return refuse(http.StatusBadRequest, "%v", err)
+	}
+	return nil
+}
+
+func (s *Server) report(w http.ResponseWriter, r *http.Request, id Identity) error {
+	var rep wire.Report
+	if err := decode(w, r, &rep); err != nil {
+		return err
+	}
+	if err := validateReport(rep); err != nil {
+		return err
+	}
 	m, ok, err := s.Store.Member(r.Context(), id)
 	if err != nil {
 		return err
 	}
 	if !ok {
 		return refuse(http.StatusNotFound, "pod %s is not a member of a tunnel", id.Pod)
-	}
-	if err := rep.Join.Validate(); err != nil {
-		return refuse(http.StatusBadRequest, "%v", err)
 	}
 	if rep.Debug != "" { // a notice alone: what else it says may be older than what was reported since
 		s.Log.Info("member debugs", "pod", id.Pod.String(), "what", rep.Debug)

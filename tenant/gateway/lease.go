@@ -197,7 +197,7 @@ func formatEndpoints(heard, before map[key.Public]netip.AddrPort) string {
 }
 
 func oneHost(e netip.AddrPort) bool {
-	a := e.Addr()
+	a := e.Addr().Unmap() // as which the system sends it
 	return e.Port() != 0 && a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
