@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -122,6 +123,9 @@ func asked(w http.ResponseWriter, r *http.Request, into interface{ Validate() er
 	d.DisallowUnknownFields() // what is not understood must not be taken for less than it says
 	if err := d.Decode(into); err != nil {
 		return fmt.Errorf("body: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("body: something follows the JSON value")
 	}
 	return into.Validate()
 }

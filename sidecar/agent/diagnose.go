@@ -39,31 +39,30 @@ func parseQuestion(q url.Values) (question, error) {
 	if text := q.Get("from"); text != "" {
 		var err error
 		if out.from, err = netip.ParseAddr(text); err != nil || out.from.Zone() != "" {
-			return out, fmt.Errorf("from: %.64q is not an IP address", text)
+			return question{}, fmt.Errorf("from: %.64q is not an IP address", text)
 		}
 	}
 	if out.asked == "" {
 		return out, nil
 	}
 	if len(out.asked) > 260 {
-		return out, fmt.Errorf("to: %d characters are no name", len(out.asked))
+		return question{}, fmt.Errorf("to: %d characters are no name", len(out.asked))
 	}
 	host := out.asked
 	if h, port, err := net.SplitHostPort(host); err == nil {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil || n == 0 {
-			return out, fmt.Errorf("to: %.64q is not a port from 1 to 65535", port)
+			return question{}, fmt.Errorf("to: %.64q is not a port from 1 to 65535", port)
 		}
 		host, out.port = h, uint16(n)
 	}
-	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	switch {
-	case err == nil && a.Zone() == "":
+	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil && a.Zone() == "" {
 		out.addr = a.Unmap()
-	case host == "" || strings.ContainsAny(host, ":/ \t\n"):
-		return out, fmt.Errorf("to: %.64q is neither NAME[:PORT] nor ADDRESS[:PORT]", out.asked)
-	default:
-		out.name = strings.ToLower(strings.TrimSuffix(host, "."))
+		return out, nil
+	}
+	out.name = strings.ToLower(strings.TrimSuffix(host, "."))
+	if out.name == "" || strings.ContainsAny(host, ":/ \t\n") {
+		return question{}, fmt.Errorf("to: %.64q is neither NAME[:PORT] nor ADDRESS[:PORT]", out.asked)
 	}
 	return out, nil
 }

@@ -58,7 +58,7 @@ func (s *store) key() (key.Private, error) {
 func (s *store) load() (saved, bool) {
 	var v saved
 	b, err := os.ReadFile(filepath.Join(s.dir, "config.json"))
-	if err != nil || json.Unmarshal(b, &v) != nil || v.Config.Validate() != nil {
+	if err != nil || json.Unmarshal(b, &v) != nil || v.Revision == "" || v.Config.Validate() != nil {
 		return saved{}, false
 	}
 	return v, true
