@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -229,14 +228,7 @@ func (a *podAsker) Diagnose(ctx context.Context, id doctor.PodID, query url.Valu
 	case status != http.StatusOK:
 		return nil, fmt.Errorf("ask the sidecar of pod %s: %s", id.Name, oneLine(string(b[:min(len(b), 200)])))
 	}
-	var d wire.Diagnosis
-	if err = json.Unmarshal(b, &d); err == nil {
-		err = d.Validate()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read what the sidecar of pod %s says: %w", id.Name, err)
-	}
-	return &d, nil
+	return said[wire.Diagnosis](b, id.Name)
 }
 
 func noRight(err error) error {

@@ -123,14 +123,23 @@ func (p *pod) device(ctx context.Context) (*wire.Device, error) {
 	case status != http.StatusOK:
 		return nil, fmt.Errorf("ask the sidecar of pod %s: status %d: %.200q", p.name, status, b)
 	}
-	var d wire.Device
-	if err = json.Unmarshal(b, &d); err == nil {
-		err = d.Validate()
+	return said[wire.Device](b, p.name)
+}
+
+// said is what the sidecar of a pod says, in which whoever can write there may have had a hand.
+func said[T any, P interface {
+	*T
+	Validate() error
+}](b []byte, pod string) (P, error) {
+	var v T
+	err := json.Unmarshal(b, &v)
+	if err == nil {
+		err = P(&v).Validate()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what the sidecar of pod %s says: %w", p.name, err)
+		return nil, fmt.Errorf("read what the sidecar of pod %s says: %w", pod, err)
 	}
-	return &d, nil
+	return &v, nil
 }
 
 // get is one request to a port of the pod's loopback. The body has at most limit bytes.
@@ -164,8 +173,8 @@ func (p *pod) get(ctx context.Context, port int, path string, limit int64) (stat
 	if ctx.Err() != nil {
 		return 0, nil, ctx.Err()
 	}
-	said, _ := io.ReadAll(io.LimitReader(failure, 4<<10))
-	return 0, nil, notAnswered(string(said), err)
+	why, _ := io.ReadAll(io.LimitReader(failure, 4<<10))
+	return 0, nil, notAnswered(string(why), err)
 }
 
 // exchange sends a request on a stream and reads the answer.
