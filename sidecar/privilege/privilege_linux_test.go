@@ -133,7 +133,14 @@ func permittedProgram(t *testing.T) string {
 	return program
 }
 
+// withC is set where the C library is linked in: Go leaves it to that library then to change all threads at once, and refuses. The sidecar is
+// built without.
+var withC bool
+
 func TestTakenWhereGrantedAndGivenUpForGood(t *testing.T) {
+	if withC {
+		t.Skip("SKIPPED: the race detector comes with the C library, beside which no program can change the capabilities of all threads. NOT TESTED: taking and giving up CAP_NET_ADMIN")
+	}
 	program := permittedProgram(t)
 	for _, c := range []struct {
 		granted bool

@@ -1,0 +1,5 @@
+//go:build race
+
+package privilege
+
+func init() { withC = true }
