@@ -161,8 +161,8 @@ func isAnswerTo(b []byte) bool {
 // rightReply wants the answer to a probe to be that probe, but for who says it to whom.
 func rightReply(t *testing.T, probe []byte) {
 	t.Helper()
-	from, to := packetDestination(probe), netip.Addr{}
-	_, to = packetSource(probe)
+	from := packetDestination(probe)
+	_, to := packetSource(probe)
 	_, at := transport(probe)
 	kind := probe[at] & 0x81 // 8 becomes 0, 128 becomes 129
 	if to.Is6() {
