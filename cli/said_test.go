@@ -19,12 +19,16 @@ func FuzzSaid(f *testing.F) {
 	diagnosis := `{"datapath":"Kernel","publicKey":"` + k + `","time":"2026-01-02T03:04:05Z","dropped":{"Replayed":1},"to":{"asked":"web","kind":"Service","targets":[{"address":"10.77.0.3",
 		"port":80,"publicKey":"` + k + `","echoes":[{"bytes":1420,"answered":true}],"dial":{"ok":true}}]}}`
 	for _, s := range []string{device, diagnosis, strings.ReplaceAll(device, "wg0", `\u001b[2J`), strings.ReplaceAll(device, "10.77.0.3/32", ""), strings.ReplaceAll(diagnosis, "Replayed", `\n`),
-		strings.ReplaceAll(diagnosis, "10.77.0.3", "fe80::1%eth0"), device + diagnosis, `null`, `{}`} {
+		strings.ReplaceAll(diagnosis, "10.77.0.3", "fe80::1%eth0"), device + diagnosis, `null`, `{}`,
+		`{"addresses":["10.77.0.3","fd77::3"],"datapath":"TUN"}`, `{"addresses":["10.77.0.3%eth0"]}`,
+		`{"at":["10.77.0.3:40001"],"token":"` + strings.Repeat("0f", wire.BenchTokenSize/2) + `","datapath":"TUN"}`, `{"at":["0.0.0.0:0"],"token":"x"}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		saidAgain[wire.Device](t, b)
 		saidAgain[wire.Diagnosis](t, b)
+		saidAgain[wire.BenchSelf](t, b)
+		saidAgain[wire.BenchOpened](t, b)
 	})
 }
 

@@ -15,14 +15,21 @@ import (
 	"github.com/tenantwire/tenantwire/tenant/v1alpha1"
 )
 
+func validatePeerReport(rep wire.PeerReport) error {
+	if len(rep.Peers) > wire.MaxPeerStates {
+		return refuse(http.StatusBadRequest, "peers: %d, want at most %d", len(rep.Peers), wire.MaxPeerStates)
+	}
+	return nil
+}
+
 // peers takes what a gateway says of its tunnel's outside peers.
 func (s *Server) peers(w http.ResponseWriter, r *http.Request, id Identity) error {
 	var rep wire.PeerReport
 	if err := decode(w, r, &rep); err != nil {
 		return err
 	}
-	if len(rep.Peers) > wire.MaxPeerStates {
-		return refuse(http.StatusBadRequest, "peers: %d, want at most %d", len(rep.Peers), wire.MaxPeerStates)
+	if err := validatePeerReport(rep); err != nil {
+		return err
 	}
 	m, ok, err := s.Store.Member(r.Context(), id)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
@@ -62,6 +63,8 @@ func FuzzBodies(f *testing.F) {
 	f.Add([]byte(`{"ready":true,"reason":"up",` + join + `}`))
 	f.Add([]byte(`{"ready":true,"datapathUnavailable":true}`))
 	f.Add([]byte(`{"debug":"a capture began","join":{"steps":[{"name":"X"}]}}`))
+	f.Add([]byte(`{"peers":[{"publicKey":"` + k + `","connected":true,"lastHandshake":"2026-01-02T03:04:05Z"},{"publicKey":"` + k + `","keptOut":"NoPresharedKey"}]}`))
+	f.Add([]byte(`{"peers":[` + strings.Repeat(`{},`, wire.MaxPeerStates) + `{}]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		whole := json.Valid(body)
 		if reg, ok := read(t, body, validateRegistration); ok {
@@ -76,6 +79,12 @@ func FuzzBodies(f *testing.F) {
 				t.Errorf("taken: %+v of %q", rep, body)
 			}
 			again(t, rep, validateReport)
+		}
+		if rep, ok := read(t, body, validatePeerReport); ok {
+			if len(rep.Peers) > wire.MaxPeerStates || !whole {
+				t.Errorf("taken: %d peers of %q", len(rep.Peers), body)
+			}
+			again(t, rep, validatePeerReport)
 		}
 	})
 }
