@@ -61,7 +61,8 @@ func parseQuestion(q url.Values) (question, error) {
 		return out, nil
 	}
 	out.name = strings.ToLower(strings.TrimSuffix(host, "."))
-	if out.name == "" || strings.ContainsAny(host, ":/ \t\n") {
+	strange := func(c rune) bool { return c <= ' ' || c >= 0x7f || c == ':' || c == '/' } // names are ASCII: nothing else is carried, or looked up
+	if out.name == "" || strings.ContainsFunc(host, strange) {
 		return question{}, fmt.Errorf("to: %.64q is neither NAME[:PORT] nor ADDRESS[:PORT]", out.asked)
 	}
 	return out, nil
