@@ -87,7 +87,7 @@ var tests = []struct {
 	{"PeersLearnOfClose", testPeersLearnOfClose},
 	{"Closed", testClosed},
 	{"OpenRefuses", testOpenRefuses},
-	{"NoGoroutineIsLeft", testNoGoroutineIsLeft},
+	{"NothingIsLeft", testNothingIsLeft},
 }
 
 // between are the tests in which it matters whether both ends are one implementation.
