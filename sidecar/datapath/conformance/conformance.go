@@ -78,6 +78,7 @@ var tests = []struct {
 	{"AddressThatGoes", testAddressGoes},
 	{"ForeignSource", testForeignSource},
 	{"RawPing", testRawPing},
+	{"RawCounters", testRawCounters},
 	{"RawRefused", testRawRefused},
 	{"RawSpoofed", testRawSpoofed},
 	{"RawNotForUs", testRawNotForUs},

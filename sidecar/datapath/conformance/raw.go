@@ -24,19 +24,21 @@ import (
 // rawPeer is upstream wireguard-go with nothing inside: the test writes and reads plain inner packets.
 type rawPeer struct {
 	r      *room
+	priv   key.Private
 	v4, v6 netip.Addr
 	wire   *wire
+	device *device.Device
 }
 
 // raw opens a rawPeer on host 3 as a peer of n.
 func (r *room) raw(n *node) *rawPeer {
 	r.t.Helper()
-	p := &rawPeer{r: r, v4: inner4(3), v6: inner6(3), wire: newWire()}
-	priv := key.NewPrivate()
+	p := &rawPeer{r: r, priv: key.NewPrivate(), v4: inner4(3), v6: inner6(3), wire: newWire()}
 	d := device.NewDevice(p.wire, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
+	p.device = d
 	r.t.Cleanup(d.Close)
 	text := fmt.Sprintf("private_key=%s\nlisten_port=0\npublic_key=%s\nendpoint=%s\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
-		priv.Hex(), n.priv.Public().Hex(), n.as().Endpoint)
+		p.priv.Hex(), n.priv.Public().Hex(), n.as().Endpoint)
 	r.lab.Do(3, func() {
 		err := d.IpcSet(text)
 		if err == nil {
@@ -46,7 +48,7 @@ func (r *room) raw(n *node) *rawPeer {
 			r.t.Fatal(err)
 		}
 	})
-	n.update(datapath.Peer{PublicKey: priv.Public(), AllowedIPs: prefixes("10.9.0.3/32", "fd09::3/128")})
+	n.update(datapath.Peer{PublicKey: p.priv.Public(), AllowedIPs: prefixes("10.9.0.3/32", "fd09::3/128")})
 	p.handshake(n)
 	return p
 }
@@ -248,6 +250,66 @@ func icmpOf(a netip.Addr) byte {
 		return protoICMP
 	}
 	return protoICMPv6
+}
+
+// counters are what upstream says that it has sent and received.
+func (p *rawPeer) counters() (rx, tx uint64) {
+	p.r.t.Helper()
+	text, err := p.device.IpcGet()
+	if err != nil {
+		p.r.t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		_, _ = fmt.Sscanf(line, "rx_bytes=%d", &rx)
+		_, _ = fmt.Sscanf(line, "tx_bytes=%d", &tx)
+	}
+	return rx, tx
+}
+
+// agree waits until n has counted what upstream has.
+func (p *rawPeer) agree(n *node, after string) {
+	p.r.t.Helper()
+	var rx, tx uint64
+	var s datapath.PeerStats
+	defer func() {
+		if p.r.t.Failed() {
+			p.r.t.Logf("upstream: %d received, %d sent; the other: %d sent, %d received", rx, tx, s.TxBytes, s.RxBytes)
+		}
+	}()
+	p.r.eventually("the counters agree after "+after, func() bool {
+		rx, tx = p.counters()
+		s = n.peer()
+		return s.RxBytes == tx && s.TxBytes == rx
+	})
+}
+
+// testRawCounters compares what is counted with upstream's count of the same messages. Handshakes and keepalives count, and every message
+// with its header, padding and tag, so there is no tolerance: they differ by what is on its way and nothing else.
+func testRawCounters(t *testing.T, r *room) {
+	b := r.open(2)
+	p := r.raw(b)
+	p.agree(b, "the handshake")
+	var sent uint64
+	for i := range 196 { // from the MTU down, so that all lengths beyond a multiple of 16 are there, to which packets are padded
+		for _, to := range []netip.Addr{b.v4, b.v6} {
+			data := string(random(whole(to, mtu)-7*i, uint64(i)))
+			p.send(packet(p.own(to), to, icmpOf(to), echoRequest(p.own(to), to, []byte(data))))
+			if p.receive(patience, isEcho(to, data)) == nil {
+				t.Fatalf("no answer to %d bytes", len(data))
+			}
+			sent += uint64(len(data))
+		}
+	}
+	p.agree(b, "echoes")
+	s := b.peer()
+	if s.RxBytes < sent || s.TxBytes < sent {
+		t.Errorf("counted %d received and %d sent, of more than %d", s.RxBytes, s.TxBytes, sent)
+	}
+	if err := p.device.IpcSet(fmt.Sprintf("public_key=%s\npersistent_keepalive_interval=1\n", b.priv.Public().Hex())); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("a keepalive comes", func() bool { return b.peer().RxBytes > s.RxBytes })
+	p.agree(b, "keepalives")
 }
 
 func testRawPing(_ *testing.T, r *room) {
