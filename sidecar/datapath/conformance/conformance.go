@@ -68,6 +68,7 @@ var tests = []struct {
 	{"RefusedDeltasChangeNothing", testRefusedDeltas},
 	{"PresharedKey", testPresharedKey},
 	{"WrongPresharedKey", testWrongPresharedKey},
+	{"PresharedKeyChanges", testPresharedKeyChanges},
 	{"RoamingDialler", testRoamingDialler},
 	{"RoamingListener", testRoamingListener},
 	{"LearnsEndpoint", testLearnsEndpoint},

@@ -196,6 +196,63 @@ func testWrongPresharedKey(t *testing.T, r *room) {
 	}
 }
 
+// forget has n know a peer as if for the first time: without a session.
+func (n *node) forget(p datapath.Peer) {
+	n.r.t.Helper()
+	if err := n.UpdatePeers(nil, []key.Public{p.PublicKey}); err != nil {
+		n.r.t.Fatal(err)
+	}
+	n.update(p)
+}
+
+// testPresharedKeyChanges changes it under a running stream. The session goes on, as with any WireGuard; the next one is made with the new
+// key, whoever begins it, and where only one end has that there is none.
+func testPresharedKeyChanges(t *testing.T, r *room) {
+	a, b := r.pair()
+	a.accept(echo)
+	toA, toB := a.as(), b.as()
+	toA.PresharedKey = key.NewPreshared()
+	toB.PresharedKey = toA.PresharedKey
+	b.update(toA)
+	a.update(toB)
+	count, stop := numbered(t, a, b)
+	goesOn(r, count)
+
+	toA.PresharedKey = key.NewPreshared()
+	toB.PresharedKey = toA.PresharedKey
+	first := a.peer().LastHandshake
+	b.update(toA)
+	goesOn(r, count)
+	a.update(toB)
+	goesOn(r, count)
+	if now := a.peer().LastHandshake; now != first {
+		t.Errorf("a handshake at %s, after that at %s; want the same session", now, first)
+	}
+	b.forget(toA)
+	b.say(a.v4, "by a session that b began")
+	second := a.peer().LastHandshake
+	if !second.After(first) {
+		t.Errorf("handshakes at %s, then %s; want a new session", first, second)
+	}
+	before := b.peer().LastHandshake
+	a.forget(toB)
+	r.eventually("there is a session that a began", func() bool { return b.peer().LastHandshake.After(before) })
+	stop()
+
+	toB.PresharedKey = key.NewPreshared()
+	before = a.peer().LastHandshake
+	a.update(toB)
+	b.forget(toA)
+	r.unreachable(b, a, "with the old preshared key")
+	r.unreachable(a, b, "without the new preshared key")
+	if at, bt := a.peer().LastHandshake, b.peer().LastHandshake; at != before || !bt.IsZero() {
+		t.Errorf("handshakes at %s and %s; want none after %s", at, bt, before)
+	}
+	toA.PresharedKey = toB.PresharedKey
+	b.forget(toA)
+	b.say(a.v4, "both have the new one")
+}
+
 // move closes a node and opens it again on another port: same key, same addresses.
 func (n *node) move() *node {
 	n.r.t.Helper()
