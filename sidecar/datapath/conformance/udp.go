@@ -68,6 +68,18 @@ func datagramRoundTrip(r *room, c net.Conn, size int) {
 	}
 }
 
+// aroundMTU sends datagrams around the size where they begin to be fragmented.
+func aroundMTU(r *room, a, b *node, c net.Conn, to netip.Addr) {
+	r.t.Helper()
+	for _, mtu := range []int{1420, 1280, 1400, 8920} {
+		a.set(a.iface(mtu))
+		b.set(b.iface(mtu))
+		for d := -1; d <= 1; d++ {
+			datagramRoundTrip(r, c, whole(to, mtu)+d)
+		}
+	}
+}
+
 // testMTU sends datagrams around the size where they begin to be fragmented, before and after the MTU shrinks and grows. What is said of the
 // path follows.
 func testMTU(t *testing.T, r *room) {
@@ -75,13 +87,7 @@ func testMTU(t *testing.T, r *room) {
 	b.echoUDP()
 	families(t, b, func(r *room, to netip.Addr) {
 		c := a.dialUDP(to, 53)
-		for _, mtu := range []int{1420, 1280, 1400, 8920} {
-			a.set(a.iface(mtu))
-			b.set(b.iface(mtu))
-			for d := -1; d <= 1; d++ {
-				datagramRoundTrip(r, c, whole(to, mtu)+d)
-			}
-		}
+		aroundMTU(r, a, b, c, to)
 		// One end knows of the smaller MTU, the other does not: what is too long for it is still taken.
 		a.set(a.iface(1280))
 		b.set(b.iface(1420))
