@@ -71,6 +71,7 @@ var tests = []struct {
 	{"PresharedKeyChanges", testPresharedKeyChanges},
 	{"RoamingDialler", testRoamingDialler},
 	{"RoamingListener", testRoamingListener},
+	{"RoamsUnderStream", testRoamsUnderStream},
 	{"LearnsEndpoint", testLearnsEndpoint},
 	{"Counters", testCounters},
 	{"Hub", testHub},
