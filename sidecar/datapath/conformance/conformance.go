@@ -56,6 +56,7 @@ var tests = []struct {
 	{"OwnAddress", testOwnAddress},
 	{"Deadlines", testDeadlines},
 	{"Backpressure", testBackpressure},
+	{"ManyStalled", testManyStalled},
 	{"BulkBothWays", testBulk},
 	{"ShortConnections", testShortConnections},
 	{"Datagrams", testDatagrams},

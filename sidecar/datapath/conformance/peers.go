@@ -226,7 +226,7 @@ func testPresharedKeyChanges(t *testing.T, r *room) {
 	a.update(toB)
 	goesOn(r, count)
 	if now := a.peer().LastHandshake; now != first {
-		t.Errorf("a handshake at %s, after that at %s; want the same session", now, first)
+		t.Errorf("a handshake at %s; want none after that at %s", now, first)
 	}
 	b.forget(toA)
 	b.say(a.v4, "by a session that b began")

@@ -93,7 +93,7 @@ func testRoamsUnderStream(t *testing.T, r *room) {
 				r.eventually("the endpoint follows", func() bool { return to.peer().Endpoint == at })
 				goesOn(r, count)
 				if now := to.peer().LastHandshake; now != before {
-					t.Errorf("a handshake at %s, after that at %s; want the same session", now, before)
+					t.Errorf("a handshake at %s; want none after that at %s", now, before)
 				}
 			}
 			stop()
