@@ -35,7 +35,7 @@ type fence struct {
 }
 
 // held counts what the fence kept back.
-const held = "SendError"
+const held = datapath.DropSendError
 
 // newFence makes a fence that is shut. It is there before WireGuard has a key.
 func newFence(iface string, of *datapath.Fence, log *slog.Logger) (*fence, error) {

@@ -120,11 +120,12 @@ type counters struct {
 func (e *Engine) Drops() map[string]uint64 {
 	c := &e.count
 	return map[string]uint64{
-		"NoPeer": c.noPeer.Load(), "SendError": c.sendErrors.Load(), "Malformed": c.malformed.Load(), "NoSession": c.noSession.Load(),
-		"Unauthentic": c.unauthentic.Load(), "Replayed": c.replayed.Load(), "ForeignSource": c.source.Load(),
-		"NotForwarded": c.notForwarded.Load(), "HopLimit": c.expired.Load(), "TooBig": c.tooBig.Load(),
-		"OverShare": c.overShare.Load(), "ReceiveLimit": c.receiveLimit.Load(), "SendLimit": c.sendLimit.Load(), "HandshakeLimit": c.handshakesLimit.Load(),
-		"HandshakeRefused": c.handshakesRefused.Load(), "HandshakeLost": c.handshakesLost.Load(),
+		datapath.DropNoPeer: c.noPeer.Load(), datapath.DropSendError: c.sendErrors.Load(), datapath.DropMalformed: c.malformed.Load(),
+		datapath.DropNoSession: c.noSession.Load(), datapath.DropUnauthentic: c.unauthentic.Load(), datapath.DropReplayed: c.replayed.Load(),
+		datapath.DropForeignSource: c.source.Load(), datapath.DropNotForwarded: c.notForwarded.Load(), datapath.DropHopLimit: c.expired.Load(),
+		datapath.DropTooBig: c.tooBig.Load(), datapath.DropOverShare: c.overShare.Load(), datapath.DropReceiveLimit: c.receiveLimit.Load(),
+		datapath.DropSendLimit: c.sendLimit.Load(), datapath.DropHandshakeLimit: c.handshakesLimit.Load(),
+		datapath.DropHandshakeRefused: c.handshakesRefused.Load(), datapath.DropHandshakeLost: c.handshakesLost.Load(),
 	}
 }
 

@@ -15,17 +15,18 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/datapath/delta"
 	"github.com/tenantwire/tenantwire/sidecar/nft"
 	"github.com/tenantwire/tenantwire/sidecar/pathmtu"
 )
 
-// The counters: of drops, by the names that the engine's have.
+// The counters: of drops, by their reasons.
 const (
-	notForwarded = "NotForwarded"
-	hopLimit     = "HopLimit"
-	receiveLimit = "ReceiveLimit"
-	sendLimit    = "SendLimit"
+	notForwarded = datapath.DropNotForwarded
+	hopLimit     = datapath.DropHopLimit
+	receiveLimit = datapath.DropReceiveLimit
+	sendLimit    = datapath.DropSendLimit
 	long         = "long"
 )
 
