@@ -49,6 +49,8 @@ type Hub struct {
 	last    uint32                // number that was given
 	bits    int64                 // the limit
 	limits  int                   // how often it was changed
+
+	past map[string]uint64 // what earlier tables had dropped
 }
 
 // family is what there is of IPv4 and of IPv6 each.
@@ -91,6 +93,9 @@ func (h *Hub) Switch(on bool) error {
 		return nil
 	}
 	if !on {
+		if so, err := h.dropped(); err == nil {
+			h.past = so
+		}
 		return h.end()
 	}
 	h.families, h.mine, h.on = nil, nil, true
@@ -284,12 +289,17 @@ func (h *Hub) SetBandwidth(bits int64) error {
 	return nil
 }
 
-// Drops is what was dropped since packets are passed on, by reason; nil while none are.
+// Drops is what was dropped, by reason; nil until packets are passed on.
 func (h *Hub) Drops() (map[string]uint64, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.dropped()
+}
+
+// dropped is what the table has dropped and those before it.
+func (h *Hub) dropped() (map[string]uint64, error) {
 	if !h.on {
-		return nil, nil
+		return maps.Clone(h.past), nil
 	}
 	out := map[string]uint64{}
 	for _, name := range reasons {
@@ -297,7 +307,7 @@ func (h *Hub) Drops() (map[string]uint64, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[name] = n
+		out[name] = h.past[name] + n
 	}
 	return out, nil
 }
