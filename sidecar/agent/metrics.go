@@ -34,7 +34,7 @@ var (
 	metricLeftOut = counter("tenantwire_dns_left_out_total", "Addresses of names that are not behind an outside peer, and were left out.")
 
 	metricDropped = counter("tenantwire_datapath_dropped_total",
-		"Packets and handshake messages that the data path dropped, by reason. By the datapath Kernel, those of a gateway alone.", "reason")
+		"Packets and handshake messages that the data path dropped, by reason. Kernel does not count what is refused before it is decrypted.", "reason")
 
 	relayLabels       = []string{"direction", "name", "protocol"}
 	metricOpen        = gauge("tenantwire_relay_open_connections", "TCP connections being carried.", relayLabels...)

@@ -258,15 +258,15 @@ func (p *plane) stats() ([]datapath.PeerStats, relay.Stats, bool) {
 	return peers, r.Stats(), true
 }
 
-// drops is what the device dropped, by reason; nil where the device does not count.
+// drops is what the device dropped, by reason; nil while there is none.
 func (p *plane) drops() map[string]uint64 {
 	p.mu.Lock()
 	dev := p.device
 	p.mu.Unlock()
-	if d, ok := dev.(interface{ Drops() map[string]uint64 }); ok {
-		return d.Drops()
+	if dev == nil {
+		return nil
 	}
-	return nil
+	return dev.Drops()
 }
 
 // drain stops accepting and waits, until ctx ends, for open connections to end and for peers to have all of what these carried.

@@ -69,6 +69,8 @@ type Datapath interface {
 	UpdatePeers(upsert []Peer, remove []key.Public) error
 	// Peers lists the peers with their counters.
 	Peers() ([]PeerStats, error)
+	// Drops is how much was dropped since the datapath was opened, by reason (drops.go). No number gets smaller.
+	Drops() map[string]uint64
 	// ListenPort is the outer UDP port in use.
 	ListenPort() uint16
 	// Flush waits until the peers have acknowledged all that was written to connections that are closed by now, in this direction at
@@ -93,6 +95,12 @@ type Capabilities struct {
 	Mappings bool
 	// PathMTU: it finds out how long packets the path to each peer takes. Kernel cannot where the process may ask for no echoes.
 	PathMTU bool
+	// CountsMessages: Drops tells of messages that are refused before or as they are decrypted, replayed ones among them. Of these the kernel's
+	// WireGuard keeps no count.
+	CountsMessages bool
+	// CountsMartians: Drops tells of inner IPv6 packets to ::1, and of those from ::1 or multicast addresses of a peer that may have all. A kernel's
+	// IPv6 refuses these before any of its rules could count them; so it does those from IPv4-mapped addresses before Linux 5.12.
+	CountsMartians bool
 }
 
 // Ports are transport ports of the interface's own addresses.

@@ -82,10 +82,11 @@ func (d *Device) SetInterface(i datapath.Interface) error {
 // Drops is what either side dropped, by reason; see the engine's.
 func (d *Device) Drops() map[string]uint64 {
 	out, s := d.Engine.Drops(), d.Stats()
-	out["Malformed"] += s.DropMalformed
-	out["ForeignSource"] += s.DropSource
-	out["ForeignDestination"] = s.DropDestination
-	out["OverLimit"] = s.DropTCPRequests + s.DropUDPFlows
+	out[datapath.DropMalformed] += s.DropMalformed
+	out[datapath.DropForeignSource] += s.DropSource
+	out[datapath.DropForeignDestination] = s.DropDestination
+	out[datapath.DropRefused] = s.RefusedTCP + s.RefusedUDP
+	out[datapath.DropOverLimit] = s.DropTCPRequests + s.DropUDPFlows
 	return out
 }
 
@@ -100,7 +101,7 @@ func (d *Device) Kind() datapath.Kind { return datapath.Netstack }
 
 // Capabilities is all there is: nothing here depends on a kernel's rules.
 func (d *Device) Capabilities() datapath.Capabilities {
-	return datapath.Capabilities{AsksFirst: true, OwnAddress: true, Hub: true, Mappings: true, PathMTU: true}
+	return datapath.Capabilities{AsksFirst: true, OwnAddress: true, Hub: true, Mappings: true, PathMTU: true, CountsMessages: true, CountsMartians: true}
 }
 
 // Close resets every connection, so that the other ends learn of it, and ends the device. Closing twice is no error.

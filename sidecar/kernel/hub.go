@@ -65,26 +65,6 @@ func (d *Device) followPaths(mtus map[netip.Prefix]int) error {
 	return errors.Join(d.SetPathMTUs(mtus), d.hub.SetPathMTUs(mtus))
 }
 
-// Drops is what was dropped, by reason. Only what a hub and a fence drop is known.
-func (d *Device) Drops() map[string]uint64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return nil
-	}
-	out, err := d.hub.Drops()
-	if d.fence != nil && err == nil {
-		if out == nil {
-			out = map[string]uint64{}
-		}
-		out[held], err = d.fence.dropped()
-	}
-	if err != nil {
-		d.log.Warn("dropped packets cannot be counted", "error", err.Error())
-	}
-	return out
-}
-
 // probeHub says whether the interface of that name can be a hub.
 func probeHub(nl *netlink.Handle, name string) error {
 	link, err := nl.LinkByName(name)

@@ -6,8 +6,6 @@ package nft
 
 import (
 	"encoding/binary"
-	"net"
-	"net/netip"
 	"time"
 
 	"github.com/google/nftables"
@@ -160,14 +158,4 @@ func Among(s *nftables.Set) []expr.Any {
 		l.DestRegister, l.IsDestRegSet = 1, true
 	}
 	return []expr.Any{l}
-}
-
-// Within matches packets one of whose addresses, loaded before, is in the prefix.
-func Within(p netip.Prefix) []expr.Any {
-	var out []expr.Any
-	size := p.Addr().BitLen() / 8
-	if p.Bits() != p.Addr().BitLen() {
-		out = append(out, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(size), Mask: net.CIDRMask(p.Bits(), 8*size), Xor: make([]byte, size)})
-	}
-	return append(out, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Addr().AsSlice()})
 }

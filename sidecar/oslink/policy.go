@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/nft"
 )
 
@@ -32,8 +33,9 @@ type policy struct {
 	iface                                string
 	guard, inside, doors, input, forward *nftables.Chain
 
-	own    map[bool]*nftables.Set     // the interface's addresses, by whether they are IPv4
-	doorAt map[doorKind]*nftables.Set // doors at one address alone
+	own     map[bool]*nftables.Set     // the interface's addresses, by whether they are IPv4
+	special map[bool]*nftables.Set     // those that no peer can have
+	doorAt  map[doorKind]*nftables.Set // doors at one address alone
 }
 
 // door is one open port and the port of its listener.
@@ -66,11 +68,12 @@ func newPolicy(iface string) (*policy, error) {
 		conn.Close()
 		return nil, fmt.Errorf("set up nftables table %s: %w", p.table.Name, err)
 	}
+	p.addCounters()
 	p.fillGuard()
 	p.fillDoors(nil)
 	p.fillInput()
-	p.rule(p.forward, p.in(), nft.Verdict(expr.VerdictDrop))
-	p.rule(p.forward, p.out(), nft.Verdict(expr.VerdictDrop))
+	p.rule(p.forward, p.in(), drop(datapath.DropNotForwarded))
+	p.rule(p.forward, p.out(), drop(datapath.DropNotForwarded))
 	if err := conn.Flush(); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("set up nftables table %s: %w", p.table.Name, err)
@@ -88,24 +91,20 @@ func (p *policy) close() error {
 	return nil
 }
 
-// notOurs are sources that no peer can have and that the kernel does not refuse by itself.
-var notOurs = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")}
-
 func (p *policy) fillGuard() {
 	p.rule(p.guard, p.in(), nft.GoTo(p.inside))
 	for _, four := range []bool{true, false} {
 		// The kernel answers for its addresses on every interface: what did not come encrypted must not reach ours. Loopback is
 		// the machine itself.
-		p.rule(p.guard, p.isOwn(nft.Destination, four), nft.Not(nft.From("lo")), nft.Verdict(expr.VerdictDrop))
-		p.rule(p.inside, p.isOwn(nft.Source, four), nft.Verdict(expr.VerdictDrop))
-	}
-	for _, n := range notOurs {
-		p.rule(p.inside, address(nft.Source, n), nft.Verdict(expr.VerdictDrop))
+		p.rule(p.guard, p.isOwn(nft.Destination, four), nft.Not(nft.From("lo")), drop(datapath.DropUnauthentic))
+		p.rule(p.inside, p.isOwn(nft.Source, four), drop(datapath.DropForeignSource))
+		// The kernel refuses some of these by itself, later, and counts them nowhere.
+		p.rule(p.inside, load(nft.Source, four), nft.Among(p.special[four]), drop(datapath.DropForeignSource))
 	}
 	for _, four := range []bool{true, false} {
 		p.rule(p.inside, p.isOwn(nft.Destination, four), nft.Verdict(expr.VerdictAccept))
 	}
-	p.rule(p.inside, nft.Verdict(expr.VerdictDrop))
+	p.rule(p.inside, drop(datapath.DropForeignDestination))
 }
 
 func (p *policy) fillInput() {
@@ -114,9 +113,10 @@ func (p *policy) fillInput() {
 	p.rule(p.input, nft.Not(p.in()), nft.Verdict(expr.VerdictAccept))
 	p.rule(p.input, nft.Tracked(expr.CtKeySTATE, reply), nft.Verdict(expr.VerdictAccept))
 	p.rule(p.input, nft.Tracked(expr.CtKeySTATUS, dnat), nft.Verdict(expr.VerdictAccept))
-	p.rule(p.input, nft.Tracked(expr.CtKeySTATE, expr.CtStateBitINVALID), nft.Verdict(expr.VerdictDrop))
+	p.rule(p.input, nft.Tracked(expr.CtKeySTATE, expr.CtStateBitINVALID), drop(datapath.DropRefused))
 	p.rule(p.input, nft.L4(unix.IPPROTO_ICMP), nft.Transport(0, []byte{8}), nft.Verdict(expr.VerdictAccept))
 	p.rule(p.input, nft.L4(unix.IPPROTO_ICMPV6), nft.Transport(0, []byte{128}), nft.Verdict(expr.VerdictAccept))
+	p.rule(p.input, nft.Count(datapath.DropRefused)) // all that is left
 	p.rule(p.input, nft.L4(unix.IPPROTO_ICMP), nft.Verdict(expr.VerdictDrop))
 	p.rule(p.input, nft.L4(unix.IPPROTO_ICMPV6), nft.Verdict(expr.VerdictDrop))
 	p.rule(p.input, nft.L4(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
@@ -130,8 +130,3 @@ func (p *policy) out() []expr.Any { return nft.To(p.iface) }
 
 // load puts a packet's address into the first register, and matches packets of that family alone.
 func load(w nft.Which, four bool) []expr.Any { return append(nft.Family(four), nft.Load(w, four)...) }
-
-// address matches packets whose address is in the prefix.
-func address(w nft.Which, in netip.Prefix) []expr.Any {
-	return append(load(w, in.Addr().Is4()), nft.Within(in)...)
-}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/nft"
 )
 
@@ -27,10 +28,14 @@ const mostAddresses = 512
 
 // addSets makes the sets, empty, in the transaction that makes the table.
 func (p *policy) addSets() error {
-	p.own, p.doorAt = map[bool]*nftables.Set{}, map[doorKind]*nftables.Set{}
+	p.own, p.special, p.doorAt = map[bool]*nftables.Set{}, map[bool]*nftables.Set{}, map[doorKind]*nftables.Set{}
 	for four, kind := range map[bool]nftables.SetDatatype{true: nftables.TypeIPAddr, false: nftables.TypeIP6Addr} {
 		p.own[four] = &nftables.Set{Table: p.table, Name: "own" + family(four), KeyType: kind, Size: mostAddresses}
 		if err := p.conn.AddSet(p.own[four], nil); err != nil {
+			return err
+		}
+		p.special[four] = &nftables.Set{Table: p.table, Name: "special" + family(four), KeyType: kind, Interval: true}
+		if err := p.conn.AddSet(p.special[four], special(four)); err != nil {
 			return err
 		}
 		for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
@@ -43,6 +48,30 @@ func (p *policy) addSets() error {
 		}
 	}
 	return nil
+}
+
+// special are the ranges of addresses that no peer can have, as elements.
+func special(four bool) (out []nftables.SetElement) {
+	for _, p := range datapath.Special() {
+		if p.Addr().Is4() != four {
+			continue
+		}
+		out = append(out, nftables.SetElement{Key: p.Addr().AsSlice()})
+		if end := after(p); end.IsValid() {
+			out = append(out, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+		}
+	}
+	return out
+}
+
+// after is the first address behind a range; none where that is the last of all.
+func after(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < 8*len(b); i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	last, _ := netip.AddrFromSlice(b)
+	return last.Next()
 }
 
 func family(four bool) string {

@@ -11,10 +11,12 @@
 package tun
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -45,6 +47,7 @@ type Device struct {
 	*oslink.Link
 	*wireguard.Engine
 	tun     wgtun.Device
+	log     *slog.Logger
 	mtu     atomic.Int64
 	pumping sync.WaitGroup
 	closing sync.Once
@@ -86,7 +89,7 @@ func open(o Options) (*Device, error) {
 			return nil, errors.Join(err, link.Close(), t.Close())
 		}
 	}
-	d := &Device{Link: link, tun: t}
+	d := &Device{Link: link, tun: t, log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler))}
 	d.mtu.Store(int64(o.Interface.MTU))
 	d.Engine, err = wireguard.Open(wireguard.Options{
 		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Mark: oslink.Mark, Logger: o.Logger,
@@ -153,7 +156,16 @@ func (d *Device) Kind() datapath.Kind { return datapath.TUN }
 
 // Capabilities are a kernel's, which completes handshakes by itself; but every packet passes through the engine.
 func (d *Device) Capabilities() datapath.Capabilities {
-	return datapath.Capabilities{Hub: true, Mappings: true, PathMTU: true}
+	return datapath.Capabilities{Hub: true, Mappings: true, PathMTU: true, CountsMessages: true}
+}
+
+// Drops is what the engine dropped, and what the kernel refused of that which it let in, by reason.
+func (d *Device) Drops() map[string]uint64 {
+	out := d.Engine.Drops()
+	if err := d.AddDrops(out); err != nil && !errors.Is(err, net.ErrClosed) {
+		d.log.Warn("packets that the kernel drops cannot be counted", "error", err.Error())
+	}
+	return out
 }
 
 // Close resets every connection and removes the interface. Closing twice is no error.

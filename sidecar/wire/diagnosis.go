@@ -37,7 +37,7 @@ type Diagnosis struct {
 	Up        bool           `json:"up"`
 	Why       string         `json:"why,omitempty"`
 	Applied   bool           `json:"applied"` // all that was configured is in force
-	// Dropped is what the data path dropped so far, by reason. Empty with the datapath Kernel, which does not count.
+	// Dropped is what the data path dropped so far, by reason.
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
 	// Refused is how many connections and flows of peers failed so far, by reason.
 	Refused map[string]uint64 `json:"refused,omitempty"`
