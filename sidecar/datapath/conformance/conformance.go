@@ -4,7 +4,7 @@
 //
 // Each test gets a Lab of its own: up to three hosts that reach each other, on each of which it opens at most one interface at a time.
 // One more kind of host is made here, on top of upstream wireguard-go: a raw peer, which sends and receives plain inner packets
-// (raw.go), so that every implementation also meets another's protocol.
+// (raw.go, hostile.go), so that every implementation also meets another's protocol.
 package conformance
 
 import (
@@ -84,6 +84,9 @@ var tests = []struct {
 	{"RawCounters", testRawCounters},
 	{"RawRefused", testRawRefused},
 	{"RawSpoofed", testRawSpoofed},
+	{"RawSpoofsAnother", testRawSpoofsAnother},
+	{"RawSourceOfNobody", testRawSourceOfNobody},
+	{"RawReplayed", testRawReplayed},
 	{"RawNotForUs", testRawNotForUs},
 	{"CloseUnderLoad", testCloseUnderLoad},
 	{"Flush", testFlush},
