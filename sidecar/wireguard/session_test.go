@@ -1,12 +1,14 @@
 package wireguard
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 	"github.com/tenantwire/tenantwire/sidecar/key"
 )
 
@@ -175,21 +177,56 @@ func TestTamperedMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
+	was, want := b.Drops(), map[string]uint64{}
 	for len(w.frames) > 0 {
 		f := <-w.frames
 		for i := range f {
+			flipped, cut := whyFlipped(f, i), whyCut(f, i)
+			want[flipped]++
+			want[cut]++
 			f[i] ^= 0x80
 			_, _ = other.WriteToUDPAddrPort(f, w.peers[1])
 			_, _ = other.WriteToUDPAddrPort(f[:i], w.peers[1])
 			f[i] ^= 0x80
+			// One by one: under load what is wrong with a cookie alone would be answered with another.
+			eventually(t, fmt.Sprintf("byte %d counted as %s, and without it as %s", i, flipped, cut), func() bool {
+				is := b.Drops()
+				return is[flipped]-was[flipped] >= want[flipped] && is[cut]-was[cut] >= want[cut]
+			})
 		}
 	}
 	b.expectNothing(t, 50*time.Millisecond)
+	for why, n := range b.Drops() {
+		if n -= was[why]; n != want[why] {
+			t.Errorf("%d messages were dropped as %s, want %d", n, why, want[why])
+		}
+	}
 	if at := stats(t, b).Endpoint; at != home {
 		t.Errorf("a tampered message moved the peer to %s", at)
 	}
 	a.sendTo(b.addr, "unharmed")
 	b.expect(t, "unharmed")
+}
+
+// whyFlipped is for what reason a message is dropped of which that byte is not what it was.
+func whyFlipped(f []byte, at int) string {
+	switch {
+	case at < 4: // no type of message
+		return datapath.DropMalformed
+	case messageType(f) != typeTransport:
+		return datapath.DropHandshakeRefused
+	case at < transCounter:
+		return datapath.DropNoSession
+	}
+	return datapath.DropUnauthentic
+}
+
+// whyCut is for what reason one is dropped that ends before that byte.
+func whyCut(f []byte, at int) string {
+	if messageType(f) == typeTransport && at >= Overhead {
+		return datapath.DropUnauthentic
+	}
+	return datapath.DropMalformed
 }
 
 // TestForeignSource sends from an inner address that is another peer's, and from one that is nobody's.
