@@ -16,13 +16,14 @@ import (
 // replaced, and what they have counted stays.
 var reasons = []string{datapath.DropUnauthentic, datapath.DropForeignSource, datapath.DropForeignDestination, datapath.DropNotForwarded, datapath.DropRefused}
 
-// AddDrops adds what the table has dropped since the Link was opened, by reason. What comes merged counts as one.
+// AddDrops adds what the table and the doors have dropped since the Link was opened, by reason. What comes to the table merged counts as one.
 func (l *Link) AddDrops(to map[string]uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return fmt.Errorf("read dropped packets: %w", net.ErrClosed)
 	}
+	to[datapath.DropOverLimit] += l.overLimit.Load()
 	return l.policy.addDrops(to)
 }
 

@@ -64,6 +64,7 @@ type Link struct {
 	handleUDP atomic.Pointer[func(datapath.UDPRequest)]
 	tcpSlots  *slots.Slots
 	udpSlots  *slots.Slots
+	overLimit atomic.Uint64 // connections and first datagrams of flows that had no slot, and more datagrams than wait for an answer
 
 	mu     sync.Mutex // one change of configuration at a time
 	iface  datapath.Interface

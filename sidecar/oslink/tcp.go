@@ -69,7 +69,12 @@ func (d *tcpDoor) offer(c *net.TCPConn) {
 	h := d.l.handleTCP.Load()
 	q := &tcpRequest{l: d.l, c: c, remote: addrPort(c.RemoteAddr()),
 		at: netip.AddrPortFrom(addrPort(c.LocalAddr()).Addr(), d.from)}
-	if h == nil || !d.l.tcpSlots.Take(q.remote.Addr()) {
+	if h == nil {
+		abort(c)
+		return
+	}
+	if !d.l.tcpSlots.Take(q.remote.Addr()) {
+		d.l.overLimit.Add(1)
 		abort(c)
 		return
 	}

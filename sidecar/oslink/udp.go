@@ -105,9 +105,12 @@ func (d *udpDoor) take(f udpFlow, b []byte) {
 	case q != nil:
 		if len(q.first) < waitingDatagrams {
 			q.first = append(q.first, append([]byte{}, b...))
+		} else {
+			d.l.overLimit.Add(1)
 		}
 		return
 	case !d.l.udpSlots.Take(f.remote.Addr()):
+		d.l.overLimit.Add(1)
 		return
 	}
 	q = &udpRequest{d: d, flow: f, first: [][]byte{append([]byte{}, b...)}}

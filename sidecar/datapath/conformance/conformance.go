@@ -88,6 +88,7 @@ var tests = []struct {
 	{"RawSourceOfNobody", testRawSourceOfNobody},
 	{"RawReplayed", testRawReplayed},
 	{"RawNotForUs", testRawNotForUs},
+	{"RawOverLimit", testRawOverLimit},
 	{"CloseUnderLoad", testCloseUnderLoad},
 	{"Flush", testFlush},
 	{"FlushEnds", testFlushEnds},

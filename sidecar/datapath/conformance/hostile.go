@@ -156,6 +156,32 @@ func testRawReplayed(t *testing.T, r *room) {
 	}
 }
 
+// testRawOverLimit begins more flows than a peer may have while none is answered, and sends more of one than are kept for it.
+func testRawOverLimit(t *testing.T, r *room) {
+	b := r.open(2)
+	p := r.raw(b)
+	b.openUDP(namePort)
+	hold := make(chan struct{})
+	b.HandleUDP(func(q datapath.UDPRequest) { <-hold; q.Refuse() })
+	defer close(hold)
+	begin := func(from uint16) { p.send(packet(p.v4, b.v4, protoUDP, udpFrom(from, p.v4, b.v4, namePort))) }
+	was := b.tally(r)
+	const sent, kept = 100, 16
+	for range sent {
+		begin(1000)
+	}
+	was.grows(datapath.DropOverLimit, sent-kept)
+	was = b.tally(r)
+	port := uint16(1001)
+	r.eventually("flows are too many", func() bool {
+		for range 256 {
+			begin(port)
+			port++
+		}
+		return was.since(datapath.DropOverLimit) > 0
+	})
+}
+
 // testRawNotForUs sends to addresses that are not the interface's, among them others of the machine behind it, and nonsense.
 func testRawNotForUs(t *testing.T, r *room) {
 	b := r.open(2)

@@ -212,8 +212,10 @@ func echoRequest(from, to netip.Addr, data []byte) []byte {
 	return b
 }
 
-func udpTo(from, to netip.Addr, port uint16) []byte {
-	b := []byte{0x9c, 0x40, byte(port >> 8), byte(port), 0, 12, 0, 0, 'x', 'x', 'x', 'x'}
+func udpTo(from, to netip.Addr, port uint16) []byte { return udpFrom(40000, from, to, port) }
+
+func udpFrom(own uint16, from, to netip.Addr, port uint16) []byte {
+	b := []byte{byte(own >> 8), byte(own), byte(port >> 8), byte(port), 0, 12, 0, 0, 'x', 'x', 'x', 'x'}
 	binary.BigEndian.PutUint16(b[6:], checksum(pseudo(from, to, protoUDP, len(b)), b))
 	return b
 }
