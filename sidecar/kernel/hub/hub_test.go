@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -191,4 +192,47 @@ func TestEnough(t *testing.T) {
 			t.Errorf("%d within: %d of %d steps, want some %d", c.within, got, len(steps), c.want)
 		}
 	}
+}
+
+// What was dropped stays said when the hub ends, and when it begins again with a table that knows nothing of it.
+func TestDropsStay(t *testing.T) {
+	h := newTestHub(t)
+	must(t, os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0o600)) // nothing comes by itself
+	for _, name := range []string{"wg0", "other"} {
+		link, err := netlink.LinkByName(name)
+		must(t, err)
+		must(t, netlink.LinkSetUp(link))
+	}
+	arrive(t, "other", []byte{0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 9, 0, 1, 10, 9, 0, 2})
+	dropped := func() uint64 {
+		t.Helper()
+		now, err := h.Drops()
+		must(t, err)
+		return now[datapath.DropNotForwarded]
+	}
+	for end := time.Now().Add(30 * time.Second); dropped() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a packet between two of nobody was not counted")
+		}
+	}
+	was := dropped()
+	for _, on := range []bool{false, true} {
+		must(t, h.Switch(on))
+		if is := dropped(); is < was {
+			t.Errorf("a hub: %t: %d were dropped, and %d before", on, is, was)
+		}
+	}
+}
+
+// arrive has an IPv4 packet come in at the other end of an interface.
+func arrive(t *testing.T, by string, packet []byte) {
+	t.Helper()
+	link, err := netlink.LinkByName(by)
+	must(t, err)
+	const ip = unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8 // as on the wire
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer func() { _ = unix.Close(fd) }()
+	to := &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index, Protocol: ip, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
+	must(t, unix.Sendto(fd, packet, 0, to))
 }
