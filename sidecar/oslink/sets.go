@@ -26,7 +26,7 @@ var doorKinds = []doorKind{{unix.IPPROTO_TCP, true}, {unix.IPPROTO_TCP, false}, 
 // packet that is not the tunnel's least.
 const mostAddresses = 512
 
-// addSets makes the sets, empty, in the transaction that makes the table.
+// addSets makes the sets, empty but for what no peer can have, in the transaction that makes the table.
 func (p *policy) addSets() error {
 	p.own, p.special, p.doorAt = map[bool]*nftables.Set{}, map[bool]*nftables.Set{}, map[doorKind]*nftables.Set{}
 	for four, kind := range map[bool]nftables.SetDatatype{true: nftables.TypeIPAddr, false: nftables.TypeIP6Addr} {
