@@ -94,7 +94,7 @@ func TestInGuest(t *testing.T) {
 	if err := probe(t); err == nil {
 		t.Skip("this kernel has WireGuard: the tests of this package ran here")
 	}
-	tests, limit := []string{"Conformance", "Plaintext", "PathThatShrinks", "Fence", "HubHops", "HubLeadsNowhereElse", "HubLimits", "HubChangesDisturbNobody", "HubTellsTCPOfShortPaths"}, 14*time.Minute
+	tests, limit := []string{"Conformance", "Interop", "Plaintext", "PathThatShrinks", "Fence", "HubHops", "HubLeadsNowhereElse", "HubLimits", "HubChangesDisturbNobody", "HubTellsTCPOfShortPaths"}, 18*time.Minute
 	if f := os.Getenv("TENANTWIRE_GUEST_TESTS"); f != "" {
 		tests, limit = strings.Split(f, ","), 38*time.Minute
 	}

@@ -4,6 +4,7 @@ package oslink
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -59,6 +60,7 @@ func (l *Link) OpenPorts(p datapath.Ports) error {
 func (l *Link) openDoors(p datapath.Ports) (next, fresh doors, err error) {
 	next = doors{tcp: map[uint16]*tcpDoor{}, udp: map[uint16]*udpDoor{}, open: doorsOf(p)}
 	fresh = doors{tcp: map[uint16]*tcpDoor{}, udp: map[uint16]*udpDoor{}}
+	taken := func(to uint16) bool { return l.doors.at(to) || fresh.at(to) }
 	for _, d := range next.open { // one listener for a port, at however many addresses it is open
 		n := d.from
 		switch {
@@ -66,7 +68,7 @@ func (l *Link) openDoors(p datapath.Ports) (next, fresh doors, err error) {
 			if next.tcp[n] = l.doors.tcp[n]; next.tcp[n] != nil {
 				continue
 			}
-			if next.tcp[n], err = l.openTCP(n); err != nil {
+			if next.tcp[n], err = openAt(n, taken, l.openTCP); err != nil {
 				return next, fresh, fmt.Errorf("TCP port %d: %w", n, err)
 			}
 			fresh.tcp[n] = next.tcp[n]
@@ -74,13 +76,35 @@ func (l *Link) openDoors(p datapath.Ports) (next, fresh doors, err error) {
 			if next.udp[n] = l.doors.udp[n]; next.udp[n] != nil {
 				continue
 			}
-			if next.udp[n], err = l.openUDP(n); err != nil {
+			if next.udp[n], err = openAt(n, taken, l.openUDP); err != nil {
 				return next, fresh, fmt.Errorf("UDP port %d: %w", n, err)
 			}
 			fresh.udp[n] = next.udp[n]
 		}
 	}
 	return next, fresh, nil
+}
+
+// The kernel remembers where it has led a flow for longer than a port stays shut or a process lasts, and leads it there again. So the
+// listener of an open port is at the same port of its own each time, if that is free: above those that systems give connections.
+const (
+	firstDoor = 61000
+	doorPorts = 1<<16 - firstDoor
+	doorTries = 16
+)
+
+// openAt opens the door of a port at the first port that is free for it; zero is any.
+func openAt[D any](from uint16, taken func(uint16) bool, open func(from, to uint16) (D, error)) (D, error) {
+	for i := range doorTries {
+		to := uint16(firstDoor + (int(from)+i)%doorPorts)
+		if taken(to) {
+			continue
+		}
+		if d, err := open(from, to); !errors.Is(err, unix.EADDRINUSE) {
+			return d, err
+		}
+	}
+	return open(from, 0)
 }
 
 // doorsOf are the ports as doors that lead nowhere yet, sorted, each once. What is open at each address needs no door at one.
@@ -125,6 +149,21 @@ func (l *Link) applyDoors(d doors) error {
 	}
 	l.doors.rules = want
 	return nil
+}
+
+// at says whether a listener is at a port: that of a flow shares it, so the kernel would let another have it as well.
+func (d *doors) at(to uint16) bool {
+	for _, t := range d.tcp {
+		if t.to == to {
+			return true
+		}
+	}
+	for _, u := range d.udp {
+		if u.to == to {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *doors) close() {

@@ -26,10 +26,10 @@ type tcpDoor struct {
 	from, to uint16
 }
 
-func (l *Link) openTCP(from uint16) (*tcpDoor, error) {
+func (l *Link) openTCP(from, to uint16) (*tcpDoor, error) {
 	lc := net.ListenConfig{Control: l.holdListener, KeepAliveConfig: keepalive}
 	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(l.ctx, "tcp", ":0")
+	ln, err := lc.Listen(l.ctx, "tcp", fmt.Sprintf(":%d", to))
 	if err != nil {
 		return nil, err
 	}

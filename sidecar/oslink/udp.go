@@ -38,9 +38,9 @@ type udpFlow struct {
 	remote netip.AddrPort
 }
 
-func (l *Link) openUDP(from uint16) (*udpDoor, error) {
+func (l *Link) openUDP(from, to uint16) (*udpDoor, error) {
 	lc := net.ListenConfig{Control: l.holdUDP}
-	pc, err := lc.ListenPacket(l.ctx, "udp", ":0")
+	pc, err := lc.ListenPacket(l.ctx, "udp", fmt.Sprintf(":%d", to))
 	if err != nil {
 		return nil, err
 	}

@@ -82,6 +82,7 @@ var tests = []struct {
 	{"ForeignSource", testForeignSource},
 	{"RawPing", testRawPing},
 	{"RawCounters", testRawCounters},
+	{"RawRestart", testRestart},
 	{"RawRefused", testRawRefused},
 	{"RawSpoofed", testRawSpoofed},
 	{"RawSpoofsAnother", testRawSpoofsAnother},

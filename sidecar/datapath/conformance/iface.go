@@ -163,15 +163,12 @@ func testOpenRefuses(t *testing.T, r *room) {
 // interface takes a tenth of a second, and has as many turns as fit into leakTime.
 func testNothingIsLeft(t *testing.T, r *room) {
 	const batch = 10 // whose cleanups hold on to what was opened
-	run := func(first int) {
-		t.Run("cycles", func(t *testing.T) { openAndClose(&room{t, r.lab}, first, batch) })
-	}
-	run(0)
+	run := func() { t.Run("cycles", func(t *testing.T) { openAndClose(&room{t, r.lab}, batch) }) }
+	run()
 	goroutines, descriptors := runtime.NumGoroutine(), openDescriptors(t)
 	cycles := 0
-	for began := time.Now(); cycles < short(1000, 20) && (cycles < leastCycles || time.Since(began) < leakTime); {
-		cycles += batch
-		run(cycles)
+	for began := time.Now(); cycles < short(1000, 20) && (cycles < leastCycles || time.Since(began) < leakTime); cycles += batch {
+		run()
 	}
 	t.Logf("%d cycles", cycles)
 	few := func(what string, before int, now func() int) {
@@ -192,14 +189,9 @@ const (
 	leakTolerance = leastCycles / 2 // the runtime's own come and go; one for each cycle is more
 )
 
-// openAndClose has other addresses each time. A kernel that tracks connections leads one that has the ports of an earlier one to where that
-// one's door was, and refuses it.
-func openAndClose(r *room, first, times int) {
-	const many = 200
-	for i := first; i < first+times; i++ {
-		a, b := r.openAs(1, 1+i/many, key.NewPrivate(), 0), r.openAs(2, 10+i%many, key.NewPrivate(), 0)
-		a.update(b.as())
-		b.update(a.as())
+func openAndClose(r *room, times int) {
+	for range times {
+		a, b := r.pair()
 		b.accept(echo)
 		b.echoUDP()
 		a.say(b.v4, "x")

@@ -24,11 +24,11 @@ import (
 // rawPeer is upstream wireguard-go with nothing inside: the test writes and reads plain inner packets.
 type rawPeer struct {
 	r      *room
-	priv   key.Private
 	v4, v6 netip.Addr
 	self   key.Public
 	wire   *wire
 	bind   *repeater
+	device *device.Device
 }
 
 // raw opens a rawPeer on host 3 as a peer of n.
@@ -43,6 +43,7 @@ func (r *room) rawOn(host int, n *node, allowed ...netip.Prefix) *rawPeer {
 	priv := key.NewPrivate()
 	p := &rawPeer{r: r, v4: inner4(host), v6: inner6(host), self: priv.Public(), wire: newWire(), bind: &repeater{Bind: conn.NewDefaultBind()}}
 	d := device.NewDevice(p.wire, p.bind, device.NewLogger(device.LogLevelSilent, ""))
+	p.device = d
 	r.t.Cleanup(d.Close)
 	text := fmt.Sprintf("private_key=%s\nlisten_port=0\npublic_key=%s\nendpoint=%s\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
 		priv.Hex(), n.priv.Public().Hex(), n.as().Endpoint)
