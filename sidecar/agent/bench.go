@@ -126,6 +126,12 @@ func (p *plane) serveBenchDoor(w http.ResponseWriter, r *http.Request) error {
 	if err := asked(w, r, &ask); err != nil {
 		return err
 	}
+	ended := ""
+	defer func() { // last of all: there is room for another
+		if ended != "" {
+			p.log.Info("bench: port shut", "why", ended)
+		}
+	}()
 	ctx, done, err := p.debug.begin(r.Context(), benchWork, time.Duration(ask.Seconds)*time.Second)
 	if err != nil {
 		return err
@@ -151,7 +157,7 @@ func (p *plane) serveBenchDoor(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	responder.Serve(ctx, l)
-	p.log.Info("bench: port shut", "why", p.whyEnded(ctx))
+	ended = p.whyEnded(ctx)
 	_ = answer.out.extend()
 	return nil
 }
