@@ -73,11 +73,11 @@ func TestBadInput(t *testing.T) {
 	ping.goesOn()
 	var gateway corev1.Pod
 	n.Read(active, &gateway)
-	killed := time.Now()
+	killed, before := time.Now(), restartsOf(n, active)
 	kit.KillContainer(t, &gateway, "gateway") // one that claims its key does not keep it from coming back
 	ping.goesOn()
 	activeGateway(n, "")
-	starts := startsOf(n, active)
+	starts := startsOf(n, active, before)
 	rekeyed := time.Since(began) / (2 * time.Minute)          // what WireGuard does by itself
 	if h := ping.handshakes(); len(h) > int(rekeyed)+starts { // and one with each gateway that began anew
 		t.Errorf("the laptop had handshakes at %v, in %s with a gateway that started %d times and was killed at %d", h, time.Since(began).Round(time.Second), starts, killed.Unix())
@@ -89,23 +89,28 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// startsOf waits until the kubelet has seen that the killed gateway started again, and is how often it started: once more than that where
-// it lost its Lease to a busy machine.
-func startsOf(n *kit.Namespace, pod string) int {
+// startsOf waits until the kubelet has seen that the killed gateway started again, and is how often it has started: it may have been more often than
+// that, where it lost its Lease to a busy machine.
+func startsOf(n *kit.Namespace, pod string, before int) int {
 	n.T.Helper()
-	restarts := 0
+	now := before
 	kit.Eventually(n.T, kit.Deadline, pod+" to start again", func() error {
-		var p corev1.Pod
-		n.Read(pod, &p)
-		for _, s := range p.Status.ContainerStatuses {
-			restarts += int(s.RestartCount)
-		}
-		if restarts == 0 {
-			return errorf("%+v", p.Status.ContainerStatuses)
+		if now = restartsOf(n, pod); now == before {
+			return errorf("%d restarts, as before", now)
 		}
 		return nil
 	})
-	return 1 + restarts
+	return 1 + now
+}
+
+func restartsOf(n *kit.Namespace, pod string) (restarts int) {
+	n.T.Helper()
+	var p corev1.Pod
+	n.Read(pod, &p)
+	for _, s := range p.Status.ContainerStatuses {
+		restarts += int(s.RestartCount)
+	}
+	return restarts
 }
 
 func badPeers(good *v1alpha1.TunnelPeer, member *v1alpha1.TunnelMember, gatewayKey string) []badPeer {
