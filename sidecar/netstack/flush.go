@@ -2,42 +2,29 @@ package netstack
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
 
-// flushLook is how often Flush looks. gVisor tells nobody of the end of a connection that its owner has closed.
-const flushLook = 5 * time.Millisecond
-
 // Flush waits until peers have acknowledged all that was written to connections whose direction is closed by now; see datapath.Datapath.
-func (s *Stack) Flush(ctx context.Context) error {
-	for {
-		n := s.unheard()
-		if n == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("flush: %d connections have more to send: %w", n, ctx.Err())
-		case <-s.done:
-			return fmt.Errorf("flush: %w", net.ErrClosed)
-		case <-time.After(flushLook):
-		}
-	}
-}
+func (s *Stack) Flush(ctx context.Context) error { return datapath.WaitHeard(ctx, s.unheard) }
 
 // unheard is how many connections there are whose end the peer has not acknowledged.
-func (s *Stack) unheard() (n int) {
+func (s *Stack) unheard() (n int, err error) {
+	if s.closed() {
+		return 0, net.ErrClosed
+	}
 	for _, e := range s.ip.RegisteredEndpoints() {
 		if awaitsAck(e) {
 			n++
 		}
 	}
-	return n
+	return n, nil
 }
 
 // awaitsAck says whether our direction is closed and the peer has not acknowledged all of it.

@@ -9,33 +9,16 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// flushLook is how often Flush looks: the kernel tells nobody of the end of a connection that its owner has closed.
-const flushLook = 10 * time.Millisecond
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
 
 // Flush waits until peers have acknowledged all that was written to connections whose direction is closed by now; see datapath.Datapath.
 // errors.ErrUnsupported where the kernel does not list its connections (inet_diag).
-func (l *Link) Flush(ctx context.Context) error {
-	for {
-		n, err := l.unheard()
-		if err != nil {
-			return fmt.Errorf("flush: list connections: %w", err)
-		}
-		if n == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("flush: %d connections have more to send: %w", n, ctx.Err())
-		case <-time.After(flushLook):
-		}
-	}
-}
+func (l *Link) Flush(ctx context.Context) error { return datapath.WaitHeard(ctx, l.unheard) }
 
 // openDiag is nil where the kernel does not list its connections.
 func openDiag(log *slog.Logger) *netlink.Handle {
@@ -56,7 +39,7 @@ func (l *Link) unheard() (n int, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		all, err := l.diag.SocketDiagTCP(family)
 		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return 0, err
+			return 0, fmt.Errorf("list connections: %w", err)
 		}
 		for _, s := range all {
 			from, _ := netip.AddrFromSlice(s.ID.Source)
