@@ -175,7 +175,7 @@ func newMember(o Options) (*member, error) {
 		return nil, err
 	}
 	plane := newPlane(private, o.ListenPort, chosen, o.Log)
-	plane.version = o.Version
+	plane.version, plane.ownProcess = o.Version, o.OwnProcess
 	plane.standby, plane.fence, plane.prepared, plane.foretold = o.Active != nil, o.Fence, o.Prepared, o.Foretold
 	plane.apart = o.Relays // peers' routes may lead over what a gateway needs itself, the API server and other pods
 	plane.preshared, plane.dns, plane.podIP = presharedKeys(o.PresharedKeys), o.DNS, o.PodIP

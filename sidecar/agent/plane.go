@@ -16,6 +16,7 @@ import (
 	"github.com/tenantwire/tenantwire/sidecar/dns"
 	"github.com/tenantwire/tenantwire/sidecar/endpoint"
 	"github.com/tenantwire/tenantwire/sidecar/key"
+	"github.com/tenantwire/tenantwire/sidecar/limits"
 	"github.com/tenantwire/tenantwire/sidecar/relay"
 	"github.com/tenantwire/tenantwire/sidecar/resolve"
 	"github.com/tenantwire/tenantwire/sidecar/wire"
@@ -59,6 +60,7 @@ type plane struct {
 	podIP      netip.Addr
 	fence      *datapath.Fence // nil: always open
 	apart      bool            // nobody but the relay uses the tunnel's routes
+	ownProcess bool            // nothing else runs in this process
 	prepared   func()          // nil: nobody asks
 	foretold   func()          // nil: nobody is told
 	log        *slog.Logger
@@ -136,7 +138,7 @@ func (p *plane) applyLocked(d desired) error {
 func (p *plane) applyDevice(d desired) error {
 	if p.device == nil {
 		dev, err := auto.Open(p.chosen.kind, auto.Options{PrivateKey: p.private, ListenPort: p.listenPort, Interface: d.iface, Apart: p.apart,
-			Fence: p.fence, Logger: p.log})
+			Fence: p.fence, Pause: p.pause(), Logger: p.log})
 		if err != nil {
 			return fmt.Errorf("open device: %w", err)
 		}
@@ -188,6 +190,14 @@ func (p *plane) openPorts(d desired) error {
 		return nil
 	}
 	return gate.OpenPorts(d.ports())
+}
+
+// pause keeps a process of our own within its CPU quota; nil: it is another's.
+func (p *plane) pause() func() {
+	if !p.ownProcess {
+		return nil
+	}
+	return limits.NewPacer().Pause
 }
 
 func diffPeers(was, is map[key.Public]datapath.Peer) (upsert []datapath.Peer, remove []key.Public) {

@@ -46,7 +46,7 @@ func RunStatic(ctx context.Context, o StaticOptions) error {
 		return fmt.Errorf("interface.datapath: %w", err)
 	}
 	p := newPlane(first.private, first.listenPort, choice{first.datapath, kind, reason}, o.Log)
-	p.version = o.Version
+	p.version, p.ownProcess = o.Version, o.OwnProcess
 	return serve(ctx, first.health, o.Drain, p, o.Log, func(ctx context.Context) error {
 		first.bind(p)
 		if err := p.apply(first.desired); err != nil {

@@ -26,6 +26,7 @@ type Options struct {
 	Interface  datapath.Interface
 	Limits     netstack.Limits
 	Fence      *datapath.Fence // until when anything may leave; nil: always
+	Pause      func()          // of wireguard.Options
 	Logger     *slog.Logger    // nil discards
 }
 
@@ -58,7 +59,7 @@ func Open(o Options) (*Device, error) {
 		return nil, fmt.Errorf("open device: %w", err)
 	}
 	e, err := wireguard.Open(wireguard.Options{
-		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Logger: o.Logger, MTU: s.MTU, Deliver: s.Deliver, MaySend: o.Fence.Open,
+		PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Logger: o.Logger, MTU: s.MTU, Deliver: s.Deliver, MaySend: o.Fence.Open, Pause: o.Pause,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", errors.Join(err, s.Close()))

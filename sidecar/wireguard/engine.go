@@ -45,6 +45,8 @@ type Options struct {
 	// MaySend is asked before anything leaves, so that a process that was stopped, or is about to end, does not speak for another that
 	// has taken its place. Nil: always.
 	MaySend func() bool
+	// Pause is called by whoever reads a socket, after the work of each read, and may wait; nil: nothing waits.
+	Pause func()
 	// Follow is told of every change of peers, as they are to be, before it is made: after an error nothing has changed. It is
 	// how routes follow AllowedIPs.
 	Follow func(next delta.Registry) error
@@ -61,6 +63,7 @@ type Engine struct {
 	mtu     func() int
 	deliver func([][]byte, int)
 	maySend func() bool
+	pause   func()
 	follow  func(delta.Registry) error
 	began   time.Time
 	port    uint16
@@ -136,7 +139,7 @@ func Open(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		self: o.PrivateKey.Public(), static: o.PrivateKey.ECDH(),
-		log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), mtu: o.MTU, deliver: o.Deliver, maySend: o.MaySend, follow: o.Follow,
+		log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), mtu: o.MTU, deliver: o.Deliver, maySend: o.MaySend, pause: o.Pause, follow: o.Follow,
 		began: time.Now(), checker: checker{keys: newMACKeys(o.PrivateKey.Public())}, paths: paths{follow: o.FollowMTU},
 		index: index{mark: newIndexMark(o.PrivateKey.ECDH().Bytes()), entries: make(map[uint32]entry)}, letters: make(chan *letter, 1024),
 		peers: make(map[key.Public]*peer), registry: make(delta.Registry),
@@ -203,6 +206,9 @@ func (e *Engine) read(which int, s *socket) {
 			r.take(&messages[i])
 		}
 		r.watch(s, in)
+		if e.pause != nil {
+			e.pause()
+		}
 	}
 }
 

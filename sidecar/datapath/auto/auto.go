@@ -27,6 +27,7 @@ type Options struct {
 	Interface  datapath.Interface
 	Apart      bool            // of the datapaths with a real interface: nobody but its own addresses uses its routes
 	Fence      *datapath.Fence // until when anything may leave; nil: always
+	Pause      func()          // of Netstack, see wireguard.Options; nil: nothing waits
 	Logger     *slog.Logger    // nil discards
 }
 
@@ -44,7 +45,7 @@ var openers = append(systemOpeners(), opener{
 	kind:  datapath.Netstack,
 	probe: func(string, datapath.Interface) error { return nil },
 	open: func(o Options) (datapath.Datapath, error) {
-		return opened(device.Open(device.Options{PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface, Fence: o.Fence, Logger: o.Logger}))
+		return opened(device.Open(device.Options{PrivateKey: o.PrivateKey, ListenPort: o.ListenPort, Interface: o.Interface, Fence: o.Fence, Pause: o.Pause, Logger: o.Logger}))
 	},
 })
 
