@@ -67,15 +67,18 @@ func (o *options) sample(ctx context.Context, scenario, folder string, t trial.O
 		return d.DialContext(ctx, "unix", socket)
 	}}}
 	seconds := max(1, int(t.Time.Seconds()*0.5))
-	for _, p := range []struct{ name, query, show string }{
+	profiles := []struct{ name, query, show string }{
 		{"heap", "heap", "-sample_index=inuse_space"},
 		{"cpu", fmt.Sprintf("profile?seconds=%d", seconds), ""},
-	} {
-		raw := filepath.Join(o.setup.Dir, scenario+"-"+p.name+".pb.gz")
-		if err := fetch(ctx, &web, "http://sidecar/debug/pprof/"+p.query, raw); err != nil {
+	}
+	raw := func(name string) string { return filepath.Join(o.setup.Dir, scenario+"-"+name+".pb.gz") }
+	for _, p := range profiles {
+		if err := fetch(ctx, &web, "http://sidecar/debug/pprof/"+p.query, raw(p.name)); err != nil {
 			return err
 		}
-		if err := top(ctx, o.setup.Programs.SidecarProf, raw, filepath.Join(folder, scenario+"-"+p.name+".txt"), p.show); err != nil {
+	}
+	for _, p := range profiles { // not before: it may take longer than the streams run
+		if err := top(ctx, o.setup.Programs.SidecarProf, raw(p.name), filepath.Join(folder, scenario+"-"+p.name+".txt"), p.show); err != nil {
 			return err
 		}
 	}
