@@ -7,7 +7,7 @@ CACHE := $(or $(TENANTWIRE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenantw
 TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
 PROGRAMS := $(notdir $(wildcard cmd/*))
 IMAGES := $(filter operator sidecar gateway,$(PROGRAMS))
-MODULES := $(shell git ls-files --cached --others --exclude-standard -- go.mod '*/go.mod' | grep -v -e ^test/cluster/mod/ -e ^tools/ | xargs -n1 dirname)
+MODULES := $(shell git ls-files --cached --others --exclude-standard -- go.mod '*/go.mod' | grep -v -e ^test/cluster/mod/ -e ^tools/ -e ^bench/tailnet/ | xargs -n1 dirname)
 RBAC_PATHS := $(foreach d,tenant/controller tenant/coordinator webhook,$(if $(wildcard $(d)),paths=./$(d)/...))
 export GOFLAGS := -buildvcs=false $(GOFLAGS)
 export TAG TENANTWIRE_CACHE := $(CACHE)

@@ -75,7 +75,7 @@ var Budgets = []Budget{
 }
 
 // peers are the userspace contenders of others: by this name with upstream at the far end, with -sym at both.
-var peers = []string{"stock", "wireproxy", "sing-box"}
+var peers = []string{"stock", "wireproxy", "sing-box", "tailscaled"}
 
 // AheadOf are the budgets "ahead of every userspace peer": a row for each peer and each figure that a budget is of, where this run
 // has both.

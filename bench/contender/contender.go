@@ -1,7 +1,8 @@
 // Package contender brings up what is compared: two ends of a tunnel, each in a namespace of its own, each of some kind.
 //
 // Whatever the kind, the load's server listens on port 7000 of every address of the far host, and a client in the near host
-// gets there by Pair.TCP and Pair.UDP: a loopback port where the kind relays, the far end's inner address where it has a device.
+// gets there by Pair.TCP and Pair.UDP: a loopback port where the kind relays, the far end's inner address where it has a device, or
+// that behind a proxy (load.Target).
 package contender
 
 import (
@@ -33,7 +34,8 @@ const (
 // Programs are the paths of what was built or given.
 type Programs struct {
 	Sidecar, SidecarProf, Stock, WireguardGo, Impair, Load string
-	Wireproxy, SingBox                                     string // empty: not given
+	Wireproxy, SingBox, Tailscaled                         string // empty: not given
+	Tailnet                                                string // bench/tailnet; built if Tailscaled is given
 }
 
 // Setup is what all contenders of a run share.
@@ -90,6 +92,7 @@ type running struct {
 type kind struct {
 	name  string
 	start func(*end) (running, error)
+	finds bool // its peers and the way to them by itself
 }
 
 // Contender is what is compared.
@@ -103,9 +106,9 @@ type Contender struct {
 
 // All lists the contenders that exist, the yardstick first.
 func All() []Contender {
-	sidecar := func(path string) kind { return kind{path, startSidecar(path)} }
-	wggo, stock, proxy := kind{"wggo", startWireguardGo}, kind{"stock", startStock}, kind{"wireproxy", startWireproxy}
-	box := kind{"sing-box", startSingBox}
+	sidecar := func(path string) kind { return kind{name: path, start: startSidecar(path)} }
+	wggo, stock, proxy := kind{name: "wggo", start: startWireguardGo}, kind{name: "stock", start: startStock}, kind{name: "wireproxy", start: startWireproxy}
+	box, tailscaled := kind{name: "sing-box", start: startSingBox}, kind{name: "tailscaled", start: startTailscaled, finds: true}
 	ns, tun, kernel := sidecar("Netstack"), sidecar("TUN"), sidecar("Kernel")
 	return []Contender{
 		{Name: "wggo-tun", near: wggo, far: wggo},
@@ -121,6 +124,7 @@ func All() []Contender {
 		{Name: "wireproxy", near: proxy, far: wggo},
 		{Name: "sing-box-sym", near: box, far: box},
 		{Name: "sing-box", near: box, far: wggo},
+		{Name: "tailscaled-sym", near: tailscaled, far: tailscaled},
 		{Name: "veth", only: plain},
 		{Name: "vxlan", only: vxlanOverCable},
 		{Name: "vxlan-wggo", near: wggo, far: wggo, only: vxlanOverTunnel},

@@ -27,14 +27,14 @@ var (
 // Gateways lists the contenders of which one end is an outside peer, upstream on TUN, and the other a member of ours: as they are with
 // nothing between, the yardstick, and with a hub that passes packets on.
 func Gateways() []Contender {
-	sidecar := kind{"Netstack", startSidecar("Netstack")}
-	wggo := kind{"wggo", startWireguardGo}
+	sidecar := kind{name: "Netstack", start: startSidecar("Netstack")}
+	wggo := kind{name: "wggo", start: startWireguardGo}
 	return []Contender{
 		{Name: "direct", near: wggo, far: sidecar},
 		{Name: "gateway", near: wggo, via: sidecar, far: sidecar},
-		{Name: "gateway-wggo", near: wggo, via: kind{"wggo", forwarding(startWireguardGo)}, far: sidecar},
-		{Name: "gateway-in-kernel", near: wggo, via: kind{"Kernel", startSidecar("Kernel")}, far: sidecar, kernel: true},
-		{Name: "gateway-kernel", near: wggo, via: kind{"plain", forwarding(startPlainKernel)}, far: sidecar, kernel: true},
+		{Name: "gateway-wggo", near: wggo, via: kind{name: "wggo", start: forwarding(startWireguardGo)}, far: sidecar},
+		{Name: "gateway-in-kernel", near: wggo, via: kind{name: "Kernel", start: startSidecar("Kernel")}, far: sidecar, kernel: true},
+		{Name: "gateway-kernel", near: wggo, via: kind{name: "plain", start: forwarding(startPlainKernel)}, far: sidecar, kernel: true},
 	}
 }
 

@@ -112,6 +112,10 @@ func (c Contender) Missing(s *Setup) string {
 			if s.Programs.SingBox == "" {
 				return "no binary: BENCH_PEERS=DIR with sing-box in it, made with the tags with_gvisor and with_wireguard"
 			}
+		case "tailscaled":
+			if s.Programs.Tailscaled == "" {
+				return "no binary: BENCH_PEERS=DIR with tailscaled in it"
+			}
 		case "TUN", "Kernel":
 			if err := checkDatapath(s, k.name); err != nil {
 				return err.Error()
@@ -125,6 +129,9 @@ func (c Contender) Missing(s *Setup) string {
 	}
 	if s.Peers != (Population{}) && c.via.start == nil {
 		return "there is no hub that further peers could have"
+	}
+	if len(s.Impair) > 0 && c.near.finds {
+		return "it finds a way around the impairment relay"
 	}
 	if len(s.Impair) > 0 && c.near.start == nil && !c.kernel {
 		return "it sends no datagrams that the impairment relay could carry"

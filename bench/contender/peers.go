@@ -47,7 +47,7 @@ type Crowd struct {
 
 // RunCrowd starts a contender's near end with n peers, none of which it knows an endpoint of, and has them all shake hands.
 func RunCrowd(ctx context.Context, s *Setup, c Contender, n, rounds int) (Crowd, error) {
-	if c.near.start == nil || c.only != nil {
+	if c.near.start == nil || c.near.finds || c.only != nil {
 		return Crowd{}, fmt.Errorf("%w: it has no peers of its own", ErrNotApplicable)
 	}
 	var p Pair

@@ -11,7 +11,7 @@ import (
 
 // Target is where a client sends its traffic.
 type Target struct {
-	Addr    string        // of the way into the tunnel
+	Addr    string        // of the way into the tunnel; socks5://PROXY/HOST:PORT: through a proxy
 	Control string        // base URL of the server's counters, beside the tunnel
 	Warm    time.Duration // before anything is counted
 	Time    time.Duration // in which it is
@@ -22,8 +22,7 @@ type Target struct {
 const patience = 20 * time.Second
 
 func (t Target) dial(ctx context.Context, want byte, run, stream uint32) (net.Conn, error) {
-	d := net.Dialer{Timeout: patience, Control: control}
-	c, err := d.DialContext(ctx, "tcp", t.Addr)
+	c, err := connect(ctx, t.Addr, patience)
 	if err != nil {
 		return nil, err
 	}

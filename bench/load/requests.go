@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 	"time"
 )
@@ -120,8 +119,7 @@ func (w *cycler) work(ctx context.Context) {
 }
 
 func (w *cycler) cycle(ctx context.Context, b []byte) error {
-	d := net.Dialer{Timeout: patience / 4, Control: control}
-	c, err := d.DialContext(ctx, "tcp", w.t.Addr)
+	c, err := connect(ctx, w.t.Addr, patience/4)
 	if err != nil {
 		return err
 	}

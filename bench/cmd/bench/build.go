@@ -32,8 +32,8 @@ func programs(p *contender.Programs) []program {
 	}
 }
 
-// build makes all programs, each as its makers release it: stripped, without cgo.
-func build(ctx context.Context, dir string) (p contender.Programs, err error) {
+// build makes all programs, each as its makers release it: stripped, without cgo. A quick run goes without what takes minutes to build.
+func build(ctx context.Context, dir string, quick bool) (p contender.Programs, err error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return p, err
@@ -51,8 +51,17 @@ func build(ctx context.Context, dir string) (p contender.Programs, err error) {
 	if p.Wireproxy, err = given("wireproxy", dir); err != nil {
 		return p, err
 	}
-	p.SingBox, err = given("sing-box", dir)
-	return p, err
+	if p.SingBox, err = given("sing-box", dir); err != nil {
+		return p, err
+	}
+	if quick {
+		return p, nil
+	}
+	if p.Tailscaled, err = given("tailscaled", dir); err != nil || p.Tailscaled == "" {
+		return p, err
+	}
+	p.Tailnet = filepath.Join(dir, "tailnet")
+	return p, compile(ctx, filepath.Join(root, "tailnet"), ".", p.Tailnet, "-s -w")
 }
 
 // compile builds a program that needs no library of the system's.
@@ -93,13 +102,6 @@ func given(name, dir string) (string, error) {
 	return path, os.WriteFile(path, b, 0o755)
 }
 
-// absent says of the peers that no run can have, why.
-func absent(r *bench.Run) {
-	skip := bench.Skip{What: "tailscaled", Why: "it joins a network only through a control server, which this benchmark does not run"}
-	r.Skips = append(r.Skips, skip)
-	fmt.Fprintf(os.Stderr, "SKIPPED %s: %s\n", skip.What, skip.Why)
-}
-
 // addSize notes how large our program is.
 func addSize(r *bench.Run, path string) error {
 	f, err := os.Stat(path)
@@ -115,5 +117,5 @@ func (o *options) obtain(ctx context.Context, dir string) (contender.Programs, e
 	if o.programs != "" {
 		return prebuilt(o.programs)
 	}
-	return build(ctx, dir)
+	return build(ctx, dir, o.quick)
 }

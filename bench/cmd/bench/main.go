@@ -179,7 +179,6 @@ func (o *options) measure(ctx context.Context, r *bench.Report) error {
 	if err := addSize(whole, o.setup.Programs.Sidecar); err != nil {
 		return err
 	}
-	absent(whole)
 	if err := trial.Run(ctx, &o.trial, whole); err != nil {
 		return err
 	}

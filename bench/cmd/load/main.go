@@ -38,7 +38,7 @@ func command(ctx context.Context, args []string) error {
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	var t load.Target
-	fs.StringVar(&t.Addr, "addr", "", "HOST:PORT of the way in; of serve: where to listen")
+	fs.StringVar(&t.Addr, "addr", "", "HOST:PORT of the way in, or socks5://PROXY/HOST:PORT; of serve: where to listen")
 	fs.StringVar(&t.Control, "control", "", "base URL of the server's counters; of serve: HOST:PORT to serve them on")
 	fs.DurationVar(&t.Warm, "warm", 500*time.Millisecond, "before anything is counted")
 	fs.DurationVar(&t.Time, "time", 2*time.Second, "in which it is")
