@@ -201,8 +201,9 @@ func FuzzTake(f *testing.F) {
 		f.Add(echo(of[0], of[0], pathmtu.Floor, 5, ask), uint8(1), uint16(0), []byte{}, uint16(0), byte(0)) // of somebody else
 		f.Add(echo(of[0], of[1], pathmtu.Floor, 9, answer), uint8(1), uint16(0), []byte{}, uint16(0), byte(0))
 	}
-	f.Add(echo(innerA, innerB, 1111, 5, 8), uint8(3), uint16(0), []byte{}, uint16(0), byte(0)) // of a size that is not padded
-	f.Add(ip, uint8(9), uint16(63), []byte{}, uint16(4), byte(0x80))                           // of no session
+	f.Add(echo(sixA, sixB, 1420, 9, 129)[:1404], uint8(1), uint16(0), []byte{}, uint16(0), byte(0)) // longer than padding makes it
+	f.Add(echo(innerA, innerB, 1111, 5, 8), uint8(3), uint16(0), []byte{}, uint16(0), byte(0))      // of a size that is not padded
+	f.Add(ip, uint8(9), uint16(63), []byte{}, uint16(4), byte(0x80))                                // of no session
 	other := echo(innerA, innerB, pathmtu.Floor, 10, 0)
 	other[25]++ // to another's question
 	f.Add(other, uint8(1), uint16(0), []byte{}, uint16(0), byte(0))
@@ -269,7 +270,7 @@ func FuzzTake(f *testing.F) {
 		}
 		c := &e.count
 		lost := c.malformed.Load() + c.noSession.Load() + c.unauthentic.Load() + c.replayed.Load() + c.source.Load() + c.handshakesLost.Load()
-		whole := append(bytes.Clone(inner), make([]byte, padTo)...) // the peer may call padding a part of it
+		whole := append(bytes.Clone(inner), make([]byte, padded(len(inner), 1420)-len(inner))...) // the peer may call padding a part of it
 		n, src := packetSource(whole)
 		answers, answered := 0, 0
 		if p.tx.Load() > 0 { // it sends nothing else here
