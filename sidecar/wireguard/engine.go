@@ -96,9 +96,6 @@ type Engine struct {
 	workers  sync.WaitGroup
 }
 
-// readAgain is how long a reader waits after an error, so that one that lasts does not keep a CPU busy.
-const readAgain = 10 * time.Millisecond
-
 // counters count what was dropped, and why.
 type counters struct {
 	noPeer            atomic.Uint64 // to send: nobody may have the destination
@@ -186,31 +183,6 @@ func (e *Engine) peer(k key.Public) *peer {
 // ShareBy sets what finds the inner address that stands for all of a sender's, where one peer passes on what many send; see
 // datapath.Grouper.
 func (e *Engine) ShareBy(of func(netip.Addr) netip.Addr) { e.standsFor.Store(&of) }
-
-// read reads one socket until it is closed.
-func (e *Engine) read(which int, s *socket) {
-	r := receiver{engine: e, plain: make([][]byte, 0, MaxPackets), socket: which}
-	in := s.newInbox()
-	for {
-		messages, err := in.read()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			// The socket goes on, but what the system lacks it may lack for a while.
-			e.log.Debug("read UDP socket", "error", err)
-			time.Sleep(readAgain)
-			continue
-		}
-		for i := range messages {
-			r.take(&messages[i])
-		}
-		r.watch(s, in)
-		if e.pause != nil {
-			e.pause()
-		}
-	}
-}
 
 // socketTo is what to send to the endpoint with, if anything may be sent.
 func (e *Engine) socketTo(to *endpoint) (*socket, error) {

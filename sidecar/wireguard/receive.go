@@ -2,6 +2,8 @@ package wireguard
 
 import (
 	"encoding/binary"
+	"errors"
+	"net"
 	"net/netip"
 	"time"
 
@@ -51,6 +53,34 @@ type receiver struct {
 	socket int // which of the engine's it reads
 	crowd  crowd
 	expiry *time.Timer // of the sieve; nil: it was never set
+}
+
+// readAgain is how long a reader waits after an error, so that one that lasts does not keep a CPU busy.
+const readAgain = 10 * time.Millisecond
+
+// read reads one socket until it is closed.
+func (e *Engine) read(which int, s *socket) {
+	r := receiver{engine: e, plain: make([][]byte, 0, MaxPackets), socket: which}
+	in := s.newInbox()
+	for {
+		messages, err := in.read()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// The socket goes on, but what the system lacks it may lack for a while.
+			e.log.Debug("read UDP socket", "error", err)
+			time.Sleep(readAgain)
+			continue
+		}
+		for i := range messages {
+			r.take(&messages[i])
+		}
+		r.watch(s, in)
+		if e.pause != nil {
+			e.pause()
+		}
+	}
 }
 
 // take works through a message.
