@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -52,15 +53,17 @@ func throttled(t *testing.T, n *kit.Namespace, name string) (out throttling) {
 	t.Helper()
 	pod := &corev1.Pod{}
 	n.Read(name, pod)
-	group := fmt.Sprintf("/proc/%d/root/sys/fs/cgroup", invPID(t, pod, kit.Sidecar))
-	text := kit.NodeExec(t, pod.Spec.NodeName, "sh", "-c", fmt.Sprintf("cat %s/cpu/cpu.stat 2>/dev/null || cat %s/cpu.stat", group, group))
-	for line := range strings.Lines(text) {
-		var name string
+	file := "/sys/fs/cgroup/cpu.stat"
+	if _, err := os.Stat("/sys/fs/cgroup/cpu"); err == nil { // version 1; the nodes share the machine's
+		file = "/sys/fs/cgroup/cpu/cpu.stat"
+	}
+	for line := range strings.Lines(invSidecarFile(t, pod, file)) {
+		var key string
 		var value int64
-		if _, err := fmt.Sscan(line, &name, &value); err != nil {
+		if _, err := fmt.Sscan(line, &key, &value); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
-		switch name {
+		switch key {
 		case "nr_periods":
 			out.periods = int(value)
 		case "throttled_time":
