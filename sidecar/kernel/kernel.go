@@ -104,6 +104,7 @@ func (d *Device) open(o Options) (err error) {
 	if d.Link, err = oslink.Open(d.name, o.Logger); err != nil {
 		return err
 	}
+	d.Singly()
 	if d.hub, err = hub.New(d.name, d.Index()); err != nil {
 		return err
 	}

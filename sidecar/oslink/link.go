@@ -56,6 +56,7 @@ type Link struct {
 	diag   *netlink.Handle // lists connections; nil where the kernel does not
 	log    *slog.Logger
 	policy *policy
+	singly bool            // see Singly; set before there are connections
 	ctx    context.Context // ends with the Link
 	cancel context.CancelFunc
 
@@ -89,6 +90,10 @@ var (
 
 // Index is the interface's.
 func (l *Link) Index() int { return l.link.Attrs().Index }
+
+// Singly says that packets come out of the interface one by one, not merged: whoever reads a connection finds little. It is called before
+// the first connection.
+func (l *Link) Singly() { l.singly = true }
 
 // GroupBy sets which addresses are one peer's; see datapath.Grouper.
 func (l *Link) GroupBy(peerOf func(netip.Addr) netip.Addr) {

@@ -26,6 +26,9 @@ func (s *stream) RemoteAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(addrPort(s.TCPConn.RemoteAddr()))
 }
 
+// Singly says that what is to be read comes packet by packet.
+func (s *stream) Singly() bool { return s.l.singly }
+
 func (s *stream) Close() error {
 	s.l.untrack(s)
 	return s.TCPConn.Close()

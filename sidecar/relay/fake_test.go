@@ -23,7 +23,8 @@ import (
 type mode string
 
 const (
-	kernelMode mode = "kernel" // a kernel socket, as Kernel and TUN have
+	kernelMode mode = "kernel" // a kernel socket, as TUN has
+	singlyMode mode = "singly" // one that packets come to one by one, as Kernel has
 	waiterMode mode = "waiter" // WaitReadable and Reset, as a good netstack has
 	opaqueMode mode = "opaque" // nothing
 )
@@ -117,9 +118,15 @@ func (f *fakeNet) wrap(c *net.TCPConn) datapath.Stream {
 		return waiterStream{opaqueStream{c, localStream{c}}, new(atomic.Bool)}
 	case opaqueMode:
 		return opaqueStream{c, localStream{c}}
+	case singlyMode:
+		return singlyStream{localStream{c}}
 	}
 	return localStream{c}
 }
+
+type singlyStream struct{ localStream }
+
+func (singlyStream) Singly() bool { return true }
 
 // opaqueStream hides that it is a kernel socket.
 type opaqueStream struct {
@@ -300,7 +307,7 @@ func newWorld(t *testing.T, m mode, change ...func(*Options)) *world {
 }
 
 func forEachMode(t *testing.T, body func(t *testing.T, w *world)) {
-	for _, m := range []mode{kernelMode, waiterMode, opaqueMode} {
+	for _, m := range []mode{kernelMode, singlyMode, waiterMode, opaqueMode} {
 		t.Run(string(m), func(t *testing.T) { body(t, newWorld(t, m)) })
 	}
 }

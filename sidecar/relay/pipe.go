@@ -24,6 +24,7 @@ type half struct {
 	count *atomic.Uint64
 	first []byte // bytes that were read before the pipe began
 	state atomic.Int32
+	wrote atomic.Uint32 // writes, for the reads of the other half
 }
 
 // pipe joins a local stream and a tunnel stream until both directions have ended or one side is reset.
@@ -44,6 +45,7 @@ func (r *Relay) newPipe(local, tunnel datapath.Stream, early []byte, m *meter) *
 		bulk = r.bulkFor(local)
 	}
 	p.down = half{in: newReader(tunnel, r.lender, bulk, false), out: local, count: &m.down}
+	p.down.in.coalesce(&p.up.wrote)
 	return p
 }
 
@@ -131,6 +133,7 @@ func (h *half) write(data []byte) error {
 	h.state.Store(writing)
 	n, err := h.out.Write(data)
 	h.count.Add(uint64(max(n, 0)))
+	h.wrote.Add(1)
 	h.state.Store(reading)
 	return err
 }

@@ -4,13 +4,15 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // A connection of the Network may offer more than its interface asks for. Each of these is optional and makes the relay
-// cheaper or more faithful; one that is a kernel socket (a syscall.Conn) needs none of them.
+// cheaper or more faithful; one that is a kernel socket (a syscall.Conn) needs none but the last.
 type (
 	// ReadWaiter blocks until Read would not: data, end or error. Close and a read deadline end the wait. With it an idle
 	// connection costs no buffer.
@@ -21,6 +23,8 @@ type (
 	Resetter interface{ Reset() bool }
 	// BulkSizer says how many bytes one Write should carry so that they fill whole segments; at most 64 KiB are used.
 	BulkSizer interface{ ChunkSize() int }
+	// Piecemeal says, of a kernel socket, whether a stream comes to it packet by packet, so that reads should wait for more.
+	Piecemeal interface{ Singly() bool }
 )
 
 // reader reads a connection with a buffer that it holds only while there are bytes in it, where the connection allows that.
@@ -30,9 +34,10 @@ type reader struct {
 	raw    syscall.RawConn // set: a kernel socket
 	waiter ReadWaiter      // set: can wait without a buffer
 	lender *lender
-	bulk   int  // bytes of a bulk read
-	packet bool // datagrams: always room for the largest, and zero bytes are not the end
-	grown  bool // the last read filled its buffer
+	bulk   int        // bytes of a bulk read
+	pace   *coalescer // set: says when a read waits
+	packet bool       // datagrams: always room for the largest, and zero bytes are not the end
+	grown  bool       // the last read filled its buffer
 
 	buf *[]byte
 	n   int
@@ -52,14 +57,20 @@ func newReader(conn net.Conn, l *lender, bulk int, packet bool) *reader {
 	return r
 }
 
+// coalesce has reads wait in the middle of a long transfer, where a stream comes packet by packet. replies counts the writes of the
+// other direction.
+func (r *reader) coalesce(replies *atomic.Uint32) {
+	if p, ok := r.conn.(Piecemeal); ok && r.raw != nil && p.Singly() {
+		r.pace = &coalescer{replies: replies}
+	}
+}
+
 // next blocks for bytes. io.EOF is the peer's FIN; bytes may come together with an error.
 func (r *reader) next() ([]byte, error) {
 	r.n, r.err = 0, nil
 	switch {
 	case r.raw != nil:
-		if err := r.raw.Read(r.try); err != nil {
-			r.err = err
-		}
+		r.nextRaw()
 	case r.waiter != nil:
 		if r.err = r.waiter.WaitReadable(); r.err == nil || errors.Is(r.err, io.EOF) {
 			r.n, r.err = r.conn.Read(r.borrow())
@@ -73,6 +84,21 @@ func (r *reader) next() ([]byte, error) {
 	}
 	r.adapt()
 	return (*r.buf)[:r.n], r.err
+}
+
+func (r *reader) nextRaw() {
+	if r.pace != nil {
+		if d := r.pace.before(); d > 0 {
+			r.grown = true
+			time.Sleep(d)
+		}
+	}
+	if err := r.raw.Read(r.try); err != nil {
+		r.err = err
+	}
+	if r.pace != nil && r.n > 0 {
+		r.pace.after(r.n, time.Now)
+	}
 }
 
 // tryRaw is one non-blocking read; false means wait, and nothing is held meanwhile.
