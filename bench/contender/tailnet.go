@@ -2,7 +2,6 @@ package contender
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -95,10 +94,8 @@ func (e *end) tailscaled(control netip.AddrPort) (p *lab.Process, socket string,
 
 // ping has tailscaled look for a peer; a way through a relay is an error.
 func ping(socket, peer string) error {
-	web := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}}
+	web := lab.SocketClient(socket)
+	web.Timeout = 2 * time.Second
 	resp, err := web.Post("http://local-tailscaled.sock/localapi/v0/ping?type=disco&ip="+peer, "", nil)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tenantwire/tenantwire/bench"
 	"github.com/tenantwire/tenantwire/bench/contender"
+	"github.com/tenantwire/tenantwire/bench/lab"
 	"github.com/tenantwire/tenantwire/bench/trial"
 )
 
@@ -62,10 +63,7 @@ func (o *options) sample(ctx context.Context, scenario, folder string, t trial.O
 	if err := waitFor(ctx, socket); err != nil {
 		return err
 	}
-	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}}
+	web := lab.SocketClient(socket)
 	seconds := max(1, int(t.Time.Seconds()*0.5))
 	profiles := []struct{ name, query, show string }{
 		{"heap", "heap", "-sample_index=inuse_space"},
@@ -73,7 +71,7 @@ func (o *options) sample(ctx context.Context, scenario, folder string, t trial.O
 	}
 	raw := func(name string) string { return filepath.Join(o.setup.Dir, scenario+"-"+name+".pb.gz") }
 	for _, p := range profiles {
-		if err := fetch(ctx, &web, "http://sidecar/debug/pprof/"+p.query, raw(p.name)); err != nil {
+		if err := fetch(ctx, web, "http://sidecar/debug/pprof/"+p.query, raw(p.name)); err != nil {
 			return err
 		}
 	}
