@@ -91,8 +91,8 @@ var (
 // Index is the interface's.
 func (l *Link) Index() int { return l.link.Attrs().Index }
 
-// Singly says that packets come out of the interface one by one, not merged: whoever reads a connection finds little. It is called before
-// the first connection.
+// Singly says that little is merged of what comes out of the interface: whoever reads a connection at once finds a packet or two. It is
+// called before the first connection.
 func (l *Link) Singly() { l.singly = true }
 
 // GroupBy sets which addresses are one peer's; see datapath.Grouper.

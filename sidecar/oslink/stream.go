@@ -26,7 +26,7 @@ func (s *stream) RemoteAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(addrPort(s.TCPConn.RemoteAddr()))
 }
 
-// Singly says that what is to be read comes packet by packet.
+// Singly says that what is to be read comes in small pieces.
 func (s *stream) Singly() bool { return s.l.singly }
 
 func (s *stream) Close() error {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"io"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ func newCoalesced() *coalesced {
 func (c *coalesced) read(n int, later time.Duration) time.Duration {
 	d := c.before()
 	c.clock = c.clock.Add(later)
-	c.after(n, func() time.Time { return c.clock })
+	c.after(n, false, c.clock)
 	return d
 }
 
@@ -45,16 +46,29 @@ func TestReadsWaitInLongTransfers(t *testing.T) {
 	}
 }
 
-func TestReadsOfFewBytesNeverWait(t *testing.T) {
+// Messages with time between them wait for nothing, however many there have been.
+func TestSilenceEndsARun(t *testing.T) {
 	c := newCoalesced()
-	for range coalesceFrom/100 - 1 { // with an hour between any two
-		if d := c.read(100, time.Hour); d != 0 {
+	for range 3 * coalesceFrom / 100 {
+		if d := c.read(100, 2*coalesceGap); d != 0 {
 			t.Fatalf("a read waits for %v", d)
 		}
 	}
 }
 
-// Who asks and is answered waits for nothing, however long it goes on, and nor does what comes first after an answer.
+// A buffer that is full says nothing about what is left, however small it is.
+func TestFullBuffersNeverWait(t *testing.T) {
+	c := newCoalesced()
+	for range 1000 {
+		c.clock = c.clock.Add(time.Millisecond)
+		c.after(smallBuffer, true, c.clock)
+		if d := c.before(); d != 0 {
+			t.Fatalf("after a full buffer a read waits for %v", d)
+		}
+	}
+}
+
+// Who asks and is answered is not kept waiting, however long it goes on.
 func TestDialoguesNeverWait(t *testing.T) {
 	for name, question := range map[string][]int{
 		"short questions": {100},
@@ -87,5 +101,61 @@ func TestReplyEndsARun(t *testing.T) {
 		if d := c.read(1408, 0); d != 0 {
 			t.Fatalf("after a reply a read waits for %v", d)
 		}
+	}
+}
+
+// A transfer of small pieces through a relay is read with waits, of at least a millisecond each, and a reset is carried all the same.
+func TestLongTransferWaits(t *testing.T) {
+	w := newWorld(t, singlyMode)
+	client, srv := w.pair()
+	piece := make([]byte, 1408)
+	step := func() {
+		must(srv.Write(piece))
+		must(io.ReadFull(client, piece))
+	}
+	const steps = 50
+	slow := func() bool { // unless this machine stood still for so long that the run has ended
+		for begun, sent := time.Now(), 0; sent < coalesceFrom || time.Since(begun) < coalesceAfter; sent += len(piece) {
+			step()
+		}
+		begun := time.Now()
+		for range steps {
+			step()
+		}
+		return time.Since(begun) >= (steps-1)*coalesceWait
+	}
+	waits := false
+	for try := 0; try < 20 && !waits; try++ {
+		waits = slow()
+	}
+	if !waits {
+		t.Errorf("%d reads take less than %v: they do not wait", steps, (steps-1)*coalesceWait)
+	}
+	abort(srv)
+	wantReset(t, client)
+}
+
+// The relay tells the reads of one direction of the writes of the other.
+func TestDialogueThroughRelayHasNoRun(t *testing.T) {
+	w := newWorld(t, singlyMode)
+	client, srv := w.pair()
+	piece := make([]byte, 1408)
+	for range 2 * coalesceFrom / len(piece) {
+		must(srv.Write(piece))
+		must(io.ReadFull(client, piece))
+		must(client.Write(piece))
+		must(io.ReadFull(srv, piece))
+	}
+	var p *pipe
+	w.r.watcher.mu.Lock()
+	for each := range w.r.watcher.pipes {
+		p = each
+	}
+	w.r.watcher.mu.Unlock()
+	_ = client.CloseWrite()
+	_ = srv.CloseWrite()
+	eventually(t, "the connection is forgotten", func() bool { return w.r.Stats().Connections == 0 })
+	if run := p.down.in.pace.run; run > len(piece) {
+		t.Errorf("a dialogue has a run of %d bytes, want one message", run)
 	}
 }

@@ -131,9 +131,9 @@ func (h *half) copy() (readErr, writeErr error) {
 
 func (h *half) write(data []byte) error {
 	h.state.Store(writing)
+	h.wrote.Add(1) // first: the answer may come before Write returns
 	n, err := h.out.Write(data)
 	h.count.Add(uint64(max(n, 0)))
-	h.wrote.Add(1)
 	h.state.Store(reading)
 	return err
 }

@@ -23,7 +23,7 @@ type (
 	Resetter interface{ Reset() bool }
 	// BulkSizer says how many bytes one Write should carry so that they fill whole segments; at most 64 KiB are used.
 	BulkSizer interface{ ChunkSize() int }
-	// Piecemeal says, of a kernel socket, whether a stream comes to it packet by packet, so that reads should wait for more.
+	// Piecemeal says, of a kernel socket, whether a stream comes to it in small pieces, so that reads should wait for more.
 	Piecemeal interface{ Singly() bool }
 )
 
@@ -57,7 +57,7 @@ func newReader(conn net.Conn, l *lender, bulk int, packet bool) *reader {
 	return r
 }
 
-// coalesce has reads wait in the middle of a long transfer, where a stream comes packet by packet. replies counts the writes of the
+// coalesce has reads wait in the middle of a long transfer, where a stream comes in small pieces. replies counts the writes of the
 // other direction.
 func (r *reader) coalesce(replies *atomic.Uint32) {
 	if p, ok := r.conn.(Piecemeal); ok && r.raw != nil && p.Singly() {
@@ -88,16 +88,13 @@ func (r *reader) next() ([]byte, error) {
 
 func (r *reader) nextRaw() {
 	if r.pace != nil {
-		if d := r.pace.before(); d > 0 {
-			r.grown = true
-			time.Sleep(d)
-		}
+		time.Sleep(r.pace.before())
 	}
 	if err := r.raw.Read(r.try); err != nil {
 		r.err = err
 	}
 	if r.pace != nil && r.n > 0 {
-		r.pace.after(r.n, time.Now)
+		r.pace.after(r.n, r.filled(), time.Now())
 	}
 }
 
@@ -123,12 +120,14 @@ func (r *reader) tryRaw(fd uintptr) bool {
 	return true
 }
 
+// filled says whether the last read took all that it could: there may be more.
+func (r *reader) filled() bool { return r.n >= min(len(*r.buf), r.bulk) }
+
 // adapt chooses the next buffer. One that cannot wait without a buffer goes back to the small one as soon as it has caught
 // up, so that it does not sit idle on a large one.
 func (r *reader) adapt() {
-	size := len(*r.buf)
 	switch {
-	case r.n >= min(size, r.bulk):
+	case r.filled():
 		r.grown = true
 	case r.n < smallBuffer/2, r.raw == nil && r.waiter == nil:
 		r.grown = false
