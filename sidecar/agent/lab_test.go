@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -226,22 +227,38 @@ func freePort(t *testing.T, network string) uint16 {
 	return netip.MustParseAddrPort(l.Addr().String()).Port()
 }
 
-// noLeaks wants, after all other cleanup, that no goroutine of ours is left.
+// labs is how many tests have what noLeaks looks for.
+var labs atomic.Int32
+
+// noLeaks wants, after all other cleanup, that no goroutine of ours is left. Of tests that run at once the last one to end looks for all: before, what
+// it finds may be another's.
 func noLeaks(t *testing.T) {
 	t.Helper()
+	labs.Add(1)
 	t.Cleanup(func() {
+		if labs.Add(-1) > 0 {
+			return
+		}
 		eventually(t, "goroutines end", func() error {
-			buf := make([]byte, 4<<20)
-			for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-				for _, ours := range []string{"agent.(*member)", "agent.(*client)", "agent.serve", "agent.listenHealth", "sidecar/relay.", "sidecar/device.", "sidecar/netstack.", "wireguard-go/"} {
-					if strings.Contains(g, ours) {
-						return errors.New("left over:\n" + g)
-					}
-				}
+			if labs.Load() > 0 { // another has begun, and will look
+				return nil
 			}
-			return nil
+			return leftOver()
 		})
 	})
+}
+
+// leftOver is an error that shows a goroutine of ours, if there is one.
+func leftOver() error {
+	buf := make([]byte, 4<<20)
+	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		for _, ours := range []string{"agent.(*member)", "agent.(*client)", "agent.serve", "agent.listenHealth", "sidecar/relay.", "sidecar/device.", "sidecar/netstack.", "wireguard-go/"} {
+			if strings.Contains(g, ours) {
+				return errors.New("left over:\n" + g)
+			}
+		}
+	}
+	return nil
 }
 
 func newLabLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
