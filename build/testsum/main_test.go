@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 const results = `{"Action":"start","Package":"a"}
@@ -53,7 +54,8 @@ func TestFollowThenReport(t *testing.T) {
 	if got := run([]string{"-report", log}, nil, &report); got != 1 {
 		t.Errorf("report: exit status %d, want 1", got)
 	}
-	for _, want := range []string{"SKIP a TestKernel: x_test.go:9: no kernel module", "FAIL a TestTable/bad\n", "FAIL b\n", "FAIL d\n"} {
+	for _, want := range []string{"SKIP a TestKernel: x_test.go:9: no kernel module", "FAIL a TestTable/bad\n       x_test.go:1: wrong\n",
+		"FAIL b\n", "FAIL d\n       fatal error: concurrent map writes\n"} {
 		if !strings.Contains(report.String(), want) {
 			t.Errorf("%q is missing in:\n%s", want, &report)
 		}
@@ -67,5 +69,21 @@ func TestReportWithoutTestsFails(t *testing.T) {
 	var out strings.Builder
 	if got := run([]string{"-report"}, nil, &out); got != 1 {
 		t.Errorf("exit status %d, want 1: a run that tested nothing must not look well", got)
+	}
+}
+
+// A test that shows a whole cluster after its failure must not bury it.
+func TestComplaintsAreShort(t *testing.T) {
+	long := "    dump.go:44: " + strings.Repeat("é", maxComplaint) + "\n"
+	got := complaints([]string{"=== RUN   TestX\n", "    x_test.go:7: 501 plans\n", long, "        a line of the dump\n"})
+	if len(got) != 2 || got[0] != "x_test.go:7: 501 plans" || len(got[1]) > maxComplaint || !utf8.ValidString(got[1]) {
+		t.Errorf("%q", got)
+	}
+	var many []string
+	for range 2 * maxComplaints {
+		many = append(many, "    x_test.go:8: wrong\n")
+	}
+	if got := complaints(many); len(got) != maxComplaints {
+		t.Errorf("%d lines, want %d", len(got), maxComplaints)
 	}
 }

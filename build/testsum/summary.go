@@ -4,16 +4,24 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
 
 type key struct{ pkg, test string }
 
+// failure is a test, or a package without one to blame, and what it said of itself.
+type failure struct {
+	name string
+	says []string
+}
+
 // summary counts the innermost tests: one with subtests counts as its subtests do, as they are what was checked.
 type summary struct {
 	passed, failed, skipped int
-	failures, skips         []string
+	failures                []failure
+	skips                   []string
 
 	output map[key][]string
 	parent map[key]bool // tests that have subtests
@@ -47,13 +55,13 @@ func (s *summary) end(k key, action string) {
 		// A package may fail without a failed test: it does not build, or its TestMain or a race ended it.
 		if action == "fail" && !s.broken[k.pkg] {
 			s.failed++
-			s.failures = append(s.failures, k.pkg)
+			s.failures = append(s.failures, failure{k.pkg, s.unended(k.pkg)})
 		}
 	case action == "fail":
 		s.broken[k.pkg] = true
 		if !s.parent[k] || !s.failedBelow(k) {
 			s.failed++
-			s.failures = append(s.failures, k.pkg+" "+k.test)
+			s.failures = append(s.failures, failure{k.pkg + " " + k.test, complaints(s.output[k])})
 		}
 	case action == "skip":
 		s.skipped++
@@ -65,7 +73,38 @@ func (s *summary) end(k key, action string) {
 
 func (s *summary) failedBelow(k key) bool {
 	prefix := k.pkg + " " + k.test + "/"
-	return slices.ContainsFunc(s.failures, func(f string) bool { return strings.HasPrefix(f, prefix) })
+	return slices.ContainsFunc(s.failures, func(f failure) bool { return strings.HasPrefix(f.name, prefix) })
+}
+
+// unended is what the tests complained of that a package's end took along.
+func (s *summary) unended(pkg string) (all []string) {
+	for _, k := range slices.SortedFunc(maps.Keys(s.output), func(a, b key) int { return strings.Compare(a.test, b.test) }) {
+		if k.pkg == pkg {
+			all = append(all, complaints(s.output[k])...)
+		}
+	}
+	return all
+}
+
+// Bounds of complaints, in lines and bytes: a report names the failure, the whole of it stands above.
+const (
+	maxComplaints = 8
+	maxComplaint  = 500
+)
+
+// complaint is a line that a test logged, as go test prints it, or the first of a panic or of a data race.
+var complaint = regexp.MustCompile(`^(?: +[\w.-]+\.go:\d+: |panic: |fatal error: |WARNING: DATA RACE)`)
+
+// complaints are the last lines of a test's output that may say what is wrong. A test ends with its first failure, and logs are
+// at their longest after it: only the first line of each counts.
+func complaints(output []string) (lines []string) {
+	for _, l := range output {
+		if complaint.MatchString(l) {
+			l = strings.TrimSpace(l)
+			lines = append(lines, strings.ToValidUTF8(l[:min(len(l), maxComplaint)], ""))
+		}
+	}
+	return lines[max(0, len(lines)-maxComplaints):]
 }
 
 // reason is what the test printed last before the line that says SKIP.
@@ -87,8 +126,11 @@ func (s *summary) print(w io.Writer) {
 	}
 	if len(s.failures) > 0 {
 		fmt.Fprintf(w, "\n%d FAILED\n", len(s.failures))
-		for _, l := range s.failures {
-			fmt.Fprintln(w, "  FAIL", l)
+		for _, f := range s.failures {
+			fmt.Fprintln(w, "  FAIL", f.name)
+			for _, l := range f.says {
+				fmt.Fprintln(w, "      ", l)
+			}
 		}
 	}
 	fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped\n", s.passed, s.failed, s.skipped)
