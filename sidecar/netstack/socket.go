@@ -31,28 +31,42 @@ const endEvents = waiter.EventErr | waiter.EventHUp
 
 // until runs try until it no longer would block, and between tries waits for events, the deadline or the socket's end.
 func (s *socket) until(op string, events waiter.EventMask, by *deadline, try func() tcpip.Error) error {
-	passed := by.wait()
-	select {
-	case <-passed:
-		return s.fail(op, os.ErrDeadlineExceeded)
-	case <-s.closed:
-		return s.fail(op, net.ErrClosed)
-	default:
+	passed, err := s.begin(op, by)
+	if err != nil {
+		return err
 	}
-	err := try()
-	if _, block := err.(*tcpip.ErrWouldBlock); !block {
-		return s.fail(op, s.translate(err))
+	refused := try()
+	if _, block := refused.(*tcpip.ErrWouldBlock); !block {
+		return s.fail(op, s.translate(refused))
 	}
 	w := waits.Get().(*wait)
 	defer w.end(s.wq)
 	w.begin(s.wq, events|endEvents)
+	return s.again(op, w.ready, passed, try)
+}
+
+// begin returns a channel for the deadline, or the error if it has passed or the socket has ended.
+func (s *socket) begin(op string, by *deadline) (passed <-chan struct{}, err error) {
+	passed = by.wait()
+	select {
+	case <-passed:
+		return nil, s.fail(op, os.ErrDeadlineExceeded)
+	case <-s.closed:
+		return nil, s.fail(op, net.ErrClosed)
+	default:
+		return passed, nil
+	}
+}
+
+// again runs try until it no longer would block, now and whenever ready says so.
+func (s *socket) again(op string, ready, passed <-chan struct{}, try func() tcpip.Error) error {
 	for {
 		err := try()
 		if _, block := err.(*tcpip.ErrWouldBlock); !block {
 			return s.fail(op, s.translate(err))
 		}
 		select {
-		case <-w.ready:
+		case <-ready:
 		case <-passed:
 			return s.fail(op, os.ErrDeadlineExceeded)
 		case <-s.closed:

@@ -8,7 +8,7 @@
 //  2. segment.go copies them straight from gVisor's views into one of the engine's batches, one copy, writing headers and
 //     checksums of each packet as it goes.
 //  3. The engine encrypts the batch and sends it before it returns. There is no queue: who writes waits while the outer socket is
-//     full, or while its stream has its share of the path in flight (flight.go).
+//     full, or until its stream has its turn on the path (flight.go, turns.go).
 //
 // Inbound (tunnel exit):
 //

@@ -38,8 +38,10 @@ func (s *Stack) newStream(ep tcpip.Endpoint, wq *waiter.Queue, local, remote net
 		socket:  socket{ep: ep, wq: wq, network: "tcp", local: local, remote: remote, closed: make(chan struct{})},
 		chunk:   superPayload(mtu, to),
 		segment: superPayload(mtu, to) / segmentsPerSuper(mtu),
-		flight:  flight{path: s.paths.join(to), share: flightMin, size: flightMin, chunk: flightMin},
+		flight:  flight{path: s.paths.join(to), turn: turn{ready: make(chan struct{}, 1)}},
 	}
+	c.flight.entry.Init(c, waiter.WritableEvents|endEvents)
+	wq.EventRegister(&c.flight.entry)
 	now := time.Now()
 	c.measure(now)
 	o := ep.SocketOptions()
@@ -51,6 +53,8 @@ func (s *Stack) newStream(ep tcpip.Endpoint, wq *waiter.Queue, local, remote net
 
 // leave gives back what the stream shares with others. Who reads is woken already, and done with it.
 func (c *stream) leave() {
+	c.wq.EventUnregister(&c.flight.entry)
+	c.flight.path.release(c)
 	c.flight.path.leave()
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
@@ -85,25 +89,38 @@ func (c *stream) Read(b []byte) (int, error) {
 	return 0, err
 }
 
-// Write queues all of b, waiting for room. It cuts b where aligned super-segments end, because gVisor makes a segment of
+// Write queues all of b, waiting for turns. It cuts b where aligned super-segments end, because gVisor makes a segment of
 // each write and does not join them; ChunkSize is the best size to write.
 func (c *stream) Write(b []byte) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
 	r := readers.Get().(*bytes.Reader)
 	defer putReader(r)
+	c.flight.little = len(b) <= flightLittle
 	done := 0
 	for {
-		r.Reset(b[done:min(len(b), done+c.flight.chunk)])
-		err := c.until("write", waiter.WritableEvents, &c.writeBy, func() tcpip.Error {
-			n, err := c.write(r)
-			done += int(n)
-			return err
-		})
-		if err != nil || done == len(b) {
+		r.Reset(b[done : done+c.message(len(b)-done)])
+		n, err := c.writeMessage(r)
+		if done += n; err != nil || done == len(b) {
 			return done, err
 		}
 	}
+}
+
+func (c *stream) writeMessage(r *bytes.Reader) (done int, err error) {
+	passed, err := c.begin("write", &c.writeBy)
+	if err != nil {
+		return 0, err
+	}
+	err = c.again("write", c.flight.ready, passed, func() tcpip.Error {
+		n, err := c.write(r)
+		done = int(n)
+		return err
+	})
+	if err != nil {
+		c.flight.path.quit(c)
+	}
+	return done, err
 }
 
 // ChunkSize is the payload of one full super-segment: a writer that has this much should write it at once.

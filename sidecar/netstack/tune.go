@@ -9,7 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// TCP's settings. Buffers start small and grow, the receive buffer as backlog.go has it and the send buffer as flight.go: a thousand
+// TCP's settings. Buffers start small and grow, the receive buffer as backlog.go has it and the send buffer as turns.go: a thousand
 // idle connections must cost little, one long fat path must not be held back.
 const (
 	sendDefault    = 256 << 10

@@ -1,0 +1,214 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tenantwire/tenantwire/sidecar/datapath"
+)
+
+// pairs opens n streams from one stack to another.
+func pairs(t *testing.T, n int) (clients, servers []datapath.Stream) {
+	t.Helper()
+	a, b := wired(t, 1420, nil)
+	accepted := accept(t, b)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for range n {
+		c, err := a.DialTCP(ctx, netip.AddrPortFrom(v4(2), 80))
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients, servers = append(clients, c), append(servers, <-accepted)
+	}
+	return clients, servers
+}
+
+// wide lets the stream write whole super-segments, however little congestion control allows as yet.
+func wide(s datapath.Stream) *stream {
+	c := s.(*stream)
+	c.flight.window, c.flight.asked = sendMax, time.Now().Add(time.Hour)
+	return c
+}
+
+// TestRequestNeedsNoTurn: a path that has no room lets a request through at once, and makes a message wait.
+func TestRequestNeedsNoTurn(t *testing.T) {
+	clients, servers := pairs(t, 1)
+	c := wide(clients[0])
+	p := c.flight.path
+	p.mu.Lock()
+	p.held = flightMax
+	p.mu.Unlock()
+	_ = c.SetWriteDeadline(time.Now().Add(30 * time.Second))
+	if _, err := c.Write(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	_ = servers[0].SetReadDeadline(time.Now().Add(30 * time.Second))
+	if _, err := io.ReadFull(servers[0], make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if p.total(time.Now()) != flightRate-flightSpare {
+		t.Error("nothing is spared for the next request")
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := c.Write(make([]byte, 2*flightLittle)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a message: %d bytes written, %v, want a timeout", n, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.line) != 0 || c.flight.want != 0 || p.held != flightMax {
+		t.Errorf("who has given up still has a place in line: %d there, %d wanted, %d held more", len(p.line), c.flight.want, p.held-flightMax)
+	}
+}
+
+// TestTurnsGoRound: streams with as much to send as they can have all got about as much when they are stopped.
+func TestTurnsGoRound(t *testing.T) {
+	const streams, size = 24, 96 << 20
+	clients, servers := pairs(t, streams)
+	var all atomic.Int64
+	var got [streams]atomic.Int64
+	full := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range streams {
+		wide(clients[i])
+		wg.Go(func() {
+			for buf := make([]byte, clients[i].(*stream).chunk); ; {
+				if _, err := clients[i].Write(buf); err != nil {
+					return
+				}
+			}
+		})
+		wg.Go(func() {
+			for buf := make([]byte, 1<<20); ; {
+				n, err := servers[i].Read(buf)
+				if err != nil {
+					return
+				}
+				got[i].Add(int64(n))
+				if now := all.Add(int64(n)); now >= size && now-int64(n) < size {
+					close(full)
+				}
+			}
+		})
+	}
+	select {
+	case <-full:
+	case <-time.After(time.Minute):
+		t.Errorf("only %d bytes", all.Load())
+	}
+	var each []int64
+	for i := range got {
+		each = append(each, got[i].Load())
+	}
+	for i := range clients {
+		clients[i].(*stream).Abort()
+		servers[i].(*stream).Abort()
+	}
+	wg.Wait()
+	if least, most := slices.Min(each), slices.Max(each); 2*least < most {
+		t.Errorf("bytes of the slowest stream: %d, of the fastest: %d; all: %v", least, most, each)
+	}
+}
+
+// TestNobodyWaitsForAnothersReader: streams whose readers do not read hold turns, and another one carries on.
+func TestNobodyWaitsForAnothersReader(t *testing.T) {
+	const stuck, size = 16, 16 << 20
+	clients, servers := pairs(t, stuck+1)
+	for _, c := range clients {
+		wide(c)
+		go func() { _, _ = c.Write(make([]byte, size)) }() // until its stack is closed
+	}
+	last := servers[stuck]
+	_ = last.SetReadDeadline(time.Now().Add(time.Minute))
+	if n, err := io.CopyN(io.Discard, last, size); err != nil {
+		t.Errorf("%d of %d bytes, %v", n, size, err)
+	}
+	p := clients[stuck].(*stream).flight.path
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sum := 0
+	for _, c := range clients[:stuck] {
+		sum += c.(*stream).flight.held
+	}
+	if sum > stuck*flightRate {
+		t.Errorf("those that get no further have queued %d bytes", sum)
+	}
+}
+
+// TestUntoldAcknowledgements: gVisor may look at the size of a buffer before it is set and not tell of what is acknowledged.
+func TestUntoldAcknowledgements(t *testing.T) {
+	const size = 4 << 20
+	clients, servers := pairs(t, 1)
+	c := wide(clients[0])
+	c.wq.EventUnregister(&c.flight.entry)
+	go func() { _, _ = c.Write(make([]byte, size)) }()
+	_ = servers[0].SetReadDeadline(time.Now().Add(time.Minute))
+	if n, err := io.CopyN(io.Discard, servers[0], size); err != nil {
+		t.Errorf("%d of %d bytes, %v", n, size, err)
+	}
+}
+
+// TestTurnsAreGivenBack: however streams end, nothing of what they held is left.
+func TestTurnsAreGivenBack(t *testing.T) {
+	const streams = 24
+	clients, servers := pairs(t, streams)
+	keep := clients[0].(*stream).flight.path
+	var wg sync.WaitGroup
+	for i, s := range clients {
+		c := wide(s)
+		go func() { _, _ = io.CopyN(io.Discard, servers[i], 1<<20) }()
+		wg.Go(func() {
+			for {
+				if _, err := c.Write(make([]byte, 3*c.chunk)); err != nil {
+					return
+				}
+			}
+		})
+		time.AfterFunc(time.Duration(i)*5*time.Millisecond, func() {
+			switch i % 4 {
+			case 0:
+				_ = c.Close()
+			case 1:
+				c.Abort()
+			case 2:
+				servers[i].(*stream).Abort()
+			case 3:
+				_ = c.SetWriteDeadline(time.Now())
+			}
+		})
+	}
+	wg.Wait()
+	for _, c := range clients {
+		c.(*stream).Abort()
+	}
+	keep.mu.Lock()
+	defer keep.mu.Unlock()
+	if keep.held != 0 || len(keep.line) != 0 || len(keep.holders) != 0 {
+		t.Errorf("%d bytes held, %d streams in line, %d hold some", keep.held, len(keep.line), len(keep.holders))
+	}
+}
+
+// TestEndedStreamHoldsNothing: not even if gVisor never tells of its end.
+func TestEndedStreamHoldsNothing(t *testing.T) {
+	clients, _ := pairs(t, 1)
+	c := clients[0].(*stream)
+	c.wq.EventUnregister(&c.flight.entry)
+	p := c.flight.path
+	p.mu.Lock()
+	p.hold(c, 100_000, time.Now())
+	p.mu.Unlock()
+	_ = c.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held != 0 || len(p.holders) != 0 {
+		t.Errorf("%d bytes held, by %d streams", p.held, len(p.holders))
+	}
+}
