@@ -20,9 +20,8 @@
 // CPU and memory are those of the tunnel's processes, not of the load's. Under a load they are taken in the same window, memory as the most
 // in it; of idle ends, of 1,000 held connections and of 1,000 peers memory is what is there once nothing more happens.
 //
-// Within limits, one CPU, half a CPU or small socket buffers, what budgets are of is measured again. Small buffers are the default,
-// 212,992 bytes on most hosts, whatever a program asks for. A pod that asks, under a net.core.rmem_max of as much, gets twice that, 425,984,
-// since the kernel doubles what is asked for: so this is harder than life.
+// Within limits, one CPU, half a CPU or small socket buffers, what budgets are of is measured again. Small buffers are what a pod gets under a
+// net.core.rmem_max as small as its default, 212,992 bytes on most hosts: twice that where it asks for more, since the kernel doubles what is asked for.
 //
 // # Names
 //

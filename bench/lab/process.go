@@ -22,7 +22,7 @@ const Nobody = 65532
 type Placement struct {
 	CPU          int     // pinned to CPU-1; 0: not pinned
 	Quota        float64 // of a CPU, by a cgroup of its own; 0: no limit
-	SmallBuffers bool    // no socket buffer beyond the default (208 KiB on most hosts), whatever the program asks for
+	SmallBuffers bool    // of socket buffers what a pod has on a host whose maxima are its defaults (208 KiB on most)
 }
 
 // String is the placement in words; empty: the whole machine.

@@ -37,11 +37,11 @@ func facts(ctx context.Context, words []string, source bool) []bench.Fact {
 		bench.Fact{Name: "Load average before", Value: loadAverage()})
 }
 
-// smallBuffers says what the section with small socket buffers has, which is not what a pod has.
+// smallBuffers says what the section with small socket buffers has.
 func smallBuffers() bench.Fact {
 	place := lab.Placement{SmallBuffers: true}
-	return bench.Fact{Name: "With " + place.String(), Value: first("/proc/sys/net/core/rmem_default") + " bytes, whatever is asked for; a pod that asks, " +
-		"under a net.core.rmem_max of as much, gets twice that"}
+	return bench.Fact{Name: "With " + place.String(), Value: first("/proc/sys/net/core/rmem_default") + " bytes, or twice that for who asks for more, as in a pod on a host " +
+		"whose net.core.rmem_max is as much"}
 }
 
 // sources are the versions of what is compared.

@@ -82,7 +82,7 @@ func parse(args []string) (*options, error) {
 		return nil
 	})
 	fs.Float64Var(&o.setup.Place.Quota, "quota", 0, "CPUs that a cgroup gives every tunnel process, such as 0.5 (0: all)")
-	fs.BoolVar(&o.setup.Place.SmallBuffers, "small-buffers", false, "no socket buffers beyond the default, as under a small net.core.rmem_max")
+	fs.BoolVar(&o.setup.Place.SmallBuffers, "small-buffers", false, "socket buffers as for a pod on a host whose net.core.rmem_max and wmem_max are its defaults")
 	fs.StringVar(&o.env, "sidecar-env", "", "NAME=VALUE,... for our sidecar, such as MEMORY_LIMIT=67108864")
 	fs.StringVar(&o.programs, "programs", "", "folder with the programs already built, where there is no Go toolchain: in a guest")
 	if err := fs.Parse(args); err != nil {

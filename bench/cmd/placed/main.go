@@ -17,7 +17,11 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	do := run
+	if len(os.Args) == 2 && os.Args[1] == answering {
+		do = answer
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "placed:", err)
 		os.Exit(1)
 	}
@@ -26,7 +30,7 @@ func main() {
 func run() error {
 	cpu := flag.Int("cpu", 0, "pin to CPU N-1; 0: do not")
 	group := flag.String("group", "", "cgroup folder to join")
-	small := flag.Bool("small-buffers", false, "refuse socket buffers other than the default")
+	small := flag.Bool("small-buffers", false, "limit socket buffers to what one may have whose host's maxima are its defaults")
 	user := flag.Int("user", 0, "user and group to become; 0: root")
 	flag.Parse()
 	args := flag.Args()
@@ -34,6 +38,11 @@ func run() error {
 		return fmt.Errorf("no program")
 	}
 	runtime.LockOSThread() // affinity and filters belong to the thread that execs
+	if *small {            // first, as who answers has nobody's place
+		if err := limitBuffers(); err != nil {
+			return fmt.Errorf("limit socket buffers: %w", err)
+		}
+	}
 	if *group != "" {
 		if err := os.WriteFile(filepath.Join(*group, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
 			return fmt.Errorf("join cgroup: %w", err)
@@ -44,11 +53,6 @@ func run() error {
 		set.Set(*cpu - 1)
 		if err := unix.SchedSetaffinity(0, &set); err != nil {
 			return fmt.Errorf("pin: %w", err)
-		}
-	}
-	if *small {
-		if err := keepBuffersSmall(); err != nil {
-			return fmt.Errorf("keep buffers small: %w", err)
 		}
 	}
 	if *user != 0 {
