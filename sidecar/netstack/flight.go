@@ -105,7 +105,7 @@ func (p *path) measured(trip time.Duration, now time.Time) {
 
 // total is what all may have in flight, bytes; zero or less: one message.
 func (p *path) total(now time.Time) int {
-	if p.next != 0 {
+	if p.next != 0 && now.Sub(p.renewed) < pathBare {
 		return 0
 	}
 	n := int(min(int64(p.trip)*flightRate/int64(time.Millisecond), flightMax))

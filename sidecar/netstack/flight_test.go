@@ -37,6 +37,9 @@ func TestPathIsMeasuredBare(t *testing.T) {
 	if got := p.total(now); got > 0 {
 		t.Errorf("while it is measured: total %d, want one message", got)
 	}
+	if got := p.total(now.Add(pathBare)); got != 2*flightRate {
+		t.Errorf("once that has taken long enough: total %d, want %d", got, 2*flightRate)
+	}
 	p.measured(5*time.Millisecond, now.Add(pathBare/2))
 	now = now.Add(pathBare)
 	p.measured(6*time.Millisecond, now)

@@ -12,11 +12,12 @@ import (
 //
 // A message of more than flightLittle needs a turn: so many bytes of what the path may have in flight, in the order of asking. They are
 // given back as they are acknowledged. gVisor tells of that when what a stream has queued falls below half of its send buffer, so the
-// buffer's size is set to twice the level that is waited for. Who holds a turn and gets no further, because its reader does not read or
-// it waits to send again, stops counting after turnAge: nobody waits for another's reader.
+// buffer's size is set to twice the level that is waited for. A stream is slow that has less than it holds acknowledged within turnAge, because its
+// reader does not keep up or it waits to send again. What it holds then does not count until half of that is left, so that nobody waits for
+// another's reader, and it gets no more meanwhile. A stream that is closed holds nothing, whatever it still sends.
 const (
-	// turnAge is how long a turn counts without an acknowledgement, at least.
-	turnAge = 20 * time.Millisecond
+	// turnAge is how long a turn counts, at least, for a stream that is slow.
+	turnAge = 10 * time.Millisecond
 	// turnTail is for how long what is left over of a stream's messages is no request.
 	turnTail = 100 * time.Millisecond
 	// wholeMessage is a send buffer that takes any message whole.
@@ -25,11 +26,12 @@ const (
 
 // turns are what the streams of a path hold, guarded by its lock. Under that nothing is called that could wait for an endpoint's lock.
 type turns struct {
-	held     int       // bytes, of all that count
-	line     []*stream // who waits for a turn, first come first
-	holders  []*stream // who holds some, whether it counts or not
-	timer    *time.Timer
-	sweeping bool // the timer is set
+	held    int       // bytes, of all that count
+	idle    int       // bytes, of those that are slow
+	line    []*stream // who waits for a turn, first come first
+	holders []*stream // who holds some, whether it counts or not
+	timer   *time.Timer
+	pause   time.Duration // until the sweep; zero: there is none
 }
 
 // turn is a stream's, guarded by the path's lock.
@@ -39,8 +41,10 @@ type turn struct {
 	want    int       // of a message that waits in line, bytes
 	granted int       // of one that is not written yet
 	held    int       // no less than what is queued or in flight of those that were
-	since   time.Time // of the last of them, or of its last acknowledgement
-	stuck   bool      // what it holds does not count
+	since   time.Time // it is judged by what has been acknowledged since
+	drained int       // bytes
+	slow    int       // what it held when it was found to be slow; zero: it is not, and what it holds counts
+	wrote   time.Time // the last of them
 	writing bool      // the buffer's size is the writer's to set
 }
 
@@ -78,12 +82,17 @@ func (p *path) begin(c *stream, n int, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settle(c, now)
-	if t := &c.flight.turn; t.granted == 0 && !p.little(c, n, now) && !p.take(c, n, now) {
-		p.settle(c, now) // little has set the buffer's size
-		p.sweepSoon()
+	t := &c.flight.turn
+	if t.granted == 0 && !p.little(c, n, now) && !p.take(c, n, now) && !c.ended() {
+		p.settle(c, now) // the others have set the buffer's size
+		p.advance(now)
+		if p.pause != turnAge {
+			p.sweepAfter(turnAge)
+		}
 		return false
 	}
-	c.flight.writing = true
+	p.unline(c) // by now it may need no turn
+	t.writing = true
 	c.ep.SocketOptions().SetSendBufferSize(wholeMessage, false)
 	return true
 }
@@ -98,6 +107,7 @@ func (p *path) end(c *stream, n int, now time.Time) {
 		p.held -= t.granted
 		t.granted = 0
 		p.hold(c, t.held+n, now)
+		t.wrote = now
 	}
 	p.settle(c, now)
 	p.advance(now)
@@ -108,7 +118,7 @@ func (p *path) little(c *stream, n int, now time.Time) bool {
 	if n > flightLittle || n > 0 && !c.below(flightLittle-n+1) {
 		return false
 	}
-	if c.flight.little && now.Sub(c.flight.since) >= turnTail {
+	if c.flight.little && now.Sub(c.flight.wrote) >= turnTail {
 		p.requested = now
 	}
 	return true
@@ -117,7 +127,7 @@ func (p *path) little(c *stream, n int, now time.Time) bool {
 // take has a stream wait for a turn, and says whether it has it already.
 func (p *path) take(c *stream, n int, now time.Time) bool {
 	t := &c.flight.turn
-	if t.stuck || t.held+n > c.limit() {
+	if t.slow > 0 || t.held+n > c.limit() || t.held > 0 && p.held+p.idle+n > flightMax {
 		return false
 	}
 	if t.want == 0 {
@@ -166,53 +176,88 @@ func (c *stream) below(n int) bool {
 	return c.ep.Readiness(waiter.WritableEvents) != 0
 }
 
-// hold has a stream hold n bytes, which count.
+// ended says whether nothing can be written any more. It sets the buffer's size.
+func (c *stream) ended() bool { return c.below(0) }
+
+// hold has a stream hold n bytes.
 func (p *path) hold(c *stream, n int, now time.Time) {
 	t := &c.flight.turn
-	if !t.stuck {
-		p.held -= t.held
-	}
 	switch {
 	case n == 0:
 		p.holders = slices.DeleteFunc(p.holders, func(h *stream) bool { return h == c })
 	case t.held == 0:
 		p.holders = append(p.holders, c)
+		t.since, t.drained = now, 0
 	}
-	p.held += n
-	t.held, t.since, t.stuck = n, now, false
+	if t.slow > 0 {
+		p.idle += n - t.held
+	} else {
+		p.held += n - t.held
+	}
+	t.drained += max(0, t.held-n)
+	t.held = n
+	if n <= t.slow/2 {
+		p.count(t, now)
+	}
 }
 
-// sweepSoon has holders looked at as long as writers wait.
-func (p *path) sweepSoon() {
-	switch {
-	case p.sweeping:
+// count has what a slow stream holds count again.
+func (p *path) count(t *turn, now time.Time) {
+	if t.slow > 0 {
+		p.idle -= t.held
+		p.held += t.held
+	}
+	t.slow, t.since, t.drained = 0, now, 0
+}
+
+// judge has what a stream holds not count while it is slow.
+func (p *path) judge(c *stream, now time.Time) {
+	t := &c.flight.turn
+	if t.held == 0 || t.slow > 0 || now.Sub(t.since) < max(turnAge, 4*p.trip) {
 		return
-	case p.timer == nil:
-		p.timer = time.AfterFunc(turnAge, p.sweep)
-	default:
-		p.timer.Reset(turnAge)
 	}
-	p.sweeping = true
+	if t.drained < t.held {
+		p.held -= t.held
+		p.idle += t.held
+		t.slow = t.held
+		p.unline(c)
+	}
+	t.since, t.drained = now, 0
 }
 
-// sweep has those not count any more that get no further. Writers that wait look again, too: gVisor may have looked at a buffer's size
-// before it was set, and not told of what is acknowledged.
+// sweepAfter has holders looked at after a while, and from then on as long as there are any.
+func (p *path) sweepAfter(pause time.Duration) {
+	p.pause = pause
+	if p.timer == nil {
+		p.timer = time.AfterFunc(pause, p.sweep)
+		return
+	}
+	p.timer.Reset(pause)
+}
+
+// sweep finds who is slow, and what is acknowledged and gVisor has not told of: it may have looked at a buffer's size before that was set.
+// Where nobody gets any further it looks less and less often.
 func (p *path) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sweeping = false
-	now := time.Now()
-	for _, c := range p.holders {
-		if t := &c.flight.turn; !t.stuck && now.Sub(t.since) >= max(turnAge, 4*p.trip) {
-			p.held -= t.held
-			t.stuck = true
-			p.unline(c)
+	now, further := time.Now(), len(p.line) > 0
+	for _, c := range slices.Backward(p.holders) { // settle takes out the one that it is given
+		before := c.flight.held
+		p.settle(c, now)
+		p.judge(c, now)
+		if c.flight.held < before {
+			further = true
+			c.wake()
 		}
-		c.wake() // if it waits, it has this done again
 	}
 	p.advance(now)
-	if len(p.line) > 0 {
-		p.sweepSoon()
+	switch {
+	case len(p.holders) == 0:
+		p.pause = 0
+	case further:
+		p.sweepAfter(turnAge)
+	default:
+		p.sweepAfter(min(2*p.pause, time.Second))
 	}
 }
 

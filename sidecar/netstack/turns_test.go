@@ -69,12 +69,12 @@ func TestRequestNeedsNoTurn(t *testing.T) {
 	}
 }
 
-// TestTurnsGoRound: streams with as much to send as they can have all got about as much when they are stopped.
+// TestTurnsGoRound: of streams with as much to send as they can, all get about as much, once all have begun.
 func TestTurnsGoRound(t *testing.T) {
-	const streams, size = 24, 96 << 20
+	const streams, begun, size = 24, 128 << 20, 512 << 20
 	clients, servers := pairs(t, streams)
 	var all atomic.Int64
-	var got [streams]atomic.Int64
+	var got, early [streams]atomic.Int64
 	full := make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range streams {
@@ -92,8 +92,11 @@ func TestTurnsGoRound(t *testing.T) {
 				if err != nil {
 					return
 				}
-				got[i].Add(int64(n))
-				if now := all.Add(int64(n)); now >= size && now-int64(n) < size {
+				now := all.Add(int64(n))
+				if got[i].Add(int64(n)); now < begun {
+					early[i].Add(int64(n))
+				}
+				if now >= size && now-int64(n) < size {
 					close(full)
 				}
 			}
@@ -106,7 +109,7 @@ func TestTurnsGoRound(t *testing.T) {
 	}
 	var each []int64
 	for i := range got {
-		each = append(each, got[i].Load())
+		each = append(each, got[i].Load()-early[i].Load())
 	}
 	for i := range clients {
 		clients[i].(*stream).Abort()
@@ -140,6 +143,69 @@ func TestNobodyWaitsForAnothersReader(t *testing.T) {
 	}
 	if sum > stuck*flightRate {
 		t.Errorf("those that get no further have queued %d bytes", sum)
+	}
+}
+
+// TestSlowReader: one that reads on and on, but little, does not hold another back either.
+func TestSlowReader(t *testing.T) {
+	const size = 64 << 20
+	clients, servers := pairs(t, 2)
+	for _, c := range clients {
+		wide(c)
+		go func() { _, _ = c.Write(make([]byte, 2*size)) }() // until its stack is closed
+	}
+	var slow atomic.Int64
+	go func() {
+		for buf := make([]byte, 64<<10); ; time.Sleep(5 * time.Millisecond) {
+			n, err := servers[0].Read(buf)
+			if err != nil {
+				return
+			}
+			slow.Add(int64(n))
+		}
+	}()
+	_ = servers[1].SetReadDeadline(time.Now().Add(time.Minute))
+	if n, err := io.CopyBuffer(io.Discard, io.LimitReader(servers[1], size), make([]byte, 1<<20)); err != nil || n != size {
+		t.Fatalf("%d of %d bytes, %v", n, size, err)
+	}
+	if slow.Load() > size/3 {
+		t.Errorf("while the fast reader got %d bytes, the slow one got %d: it sets the pace", size, slow.Load())
+	}
+}
+
+// TestNoPlaceInLineIsLeft: a message that waits in line may need no turn any more by the time it is asked for again.
+func TestNoPlaceInLineIsLeft(t *testing.T) {
+	const mtu, message = 1420, 10 << 10
+	a, b := newStack(t, 1, mtu), newStack(t, 2, mtu)
+	var cut atomic.Bool
+	a.Connect(&wire{mtu: mtu, to: b, drop: func([]byte) bool { return cut.Load() }})
+	b.Connect(&wire{mtu: mtu, to: a})
+	client, server := connect(t, a, b, v4(2))
+	c := client.(*stream)
+	p := c.flight.path
+	p.mu.Lock()
+	p.held += flightMax
+	p.mu.Unlock()
+	cut.Store(true)
+	if _, err := c.Write(make([]byte, message)); err != nil {
+		t.Fatal(err)
+	}
+	if p.begin(c, message, time.Now()) {
+		t.Fatal("a message more than is little needs no turn")
+	}
+	cut.Store(false)
+	_ = server.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := io.ReadFull(server, make([]byte, message)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(time.Minute))
+	if _, err := c.Write(make([]byte, message)); err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.line) != 0 || c.flight.want != 0 || c.flight.granted != 0 || p.held != flightMax {
+		t.Errorf("%d in line, %d bytes wanted, %d granted, %d held more", len(p.line), c.flight.want, c.flight.granted, p.held-flightMax)
 	}
 }
 
@@ -211,4 +277,34 @@ func TestEndedStreamHoldsNothing(t *testing.T) {
 	if p.held != 0 || len(p.holders) != 0 {
 		t.Errorf("%d bytes held, by %d streams", p.held, len(p.holders))
 	}
+}
+
+// TestSlowStreamCountsAgain: once half of what it held is acknowledged, and until then it asks in vain.
+func TestSlowStreamCountsAgain(t *testing.T) {
+	const holds = 100_000
+	clients, _ := pairs(t, 1)
+	c := wide(clients[0])
+	p, now := c.flight.path, time.Now()
+	check := func(what string, held, idle int, may bool) {
+		t.Helper()
+		if got := p.take(c, flightLittle+1, now); p.held-c.flight.granted != held || p.idle != idle || got != may {
+			t.Errorf("%s: %d bytes count and %d do not, want %d and %d; it may take more: %t", what, p.held-c.flight.granted, p.idle, held, idle, got)
+		}
+		if !may && len(p.line) != 0 {
+			t.Errorf("%s: it stands in line", what)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hold(c, holds, now)
+	p.judge(c, now.Add(turnAge-1))
+	if c.flight.slow != 0 {
+		t.Error("it is slow before its time")
+	}
+	p.judge(c, now.Add(turnAge))
+	check("slow", 0, holds, false)
+	p.hold(c, holds/2+1, now)
+	check("still slow", 0, holds/2+1, false)
+	p.hold(c, holds/2, now)
+	check("no longer slow", holds/2, 0, true)
 }

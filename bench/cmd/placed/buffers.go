@@ -6,13 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // limits are the sysctls whose values a wish for a buffer is cut down to, by the socket option that is wished.
-var limits = map[uint64]string{
+var limits = map[int]string{
 	unix.SO_RCVBUF: "/proc/sys/net/core/rmem_default",
 	unix.SO_SNDBUF: "/proc/sys/net/core/wmem_default",
 }
@@ -99,12 +100,8 @@ type (
 	}
 )
 
-// answer fulfils the wishes of the process that has started this one.
+// answer fulfils the wishes of the process that has started this one, and of those that it starts.
 func answer() error {
-	asking, err := unix.PidfdOpen(os.Getppid(), 0)
-	if err != nil {
-		return fmt.Errorf("open who asks: %w", err)
-	}
 	listener, err := receive(3)
 	if err != nil {
 		return fmt.Errorf("receive the listener: %w", err)
@@ -124,7 +121,7 @@ func answer() error {
 			continue // who asked is gone
 		}
 		v := verdict{id: n.id}
-		if err := fulfil(asking, n.args[0], n.args[2]); err != nil {
+		if err := fulfil(listener, &n); err != nil {
 			fmt.Fprintln(os.Stderr, "placed: limit a socket buffer:", err)
 			v.errno = -int32(unix.ENOBUFS)
 		}
@@ -153,22 +150,53 @@ func receive(socket int) (int, error) {
 	return fds[0], nil
 }
 
-// fulfil gives a process's socket the largest buffer of a kind. Nobody wishes for less than the default.
-func fulfil(asking int, socket, option uint64) error {
-	b, err := os.ReadFile(limits[option])
+// fulfil gives the socket that is asked about the largest buffer of a kind. Nobody wishes for less than the default.
+func fulfil(listener int, n *notification) error {
+	option := int(uint32(n.args[2]))
+	size, err := number(limits[option])
 	if err != nil {
 		return err
 	}
-	size, err := strconv.Atoi(string(bytes.TrimSpace(b)))
+	process, err := processOf(n.pid)
 	if err != nil {
 		return err
 	}
-	fd, err := unix.PidfdGetfd(asking, int(socket), 0)
+	asking, err := unix.PidfdOpen(process, 0)
+	if err != nil {
+		return fmt.Errorf("open who asks: %w", err)
+	}
+	defer unix.Close(asking)
+	if err := ioctl(listener, unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&n.id)); err != nil {
+		return fmt.Errorf("who asked is gone: %w", err)
+	}
+	fd, err := unix.PidfdGetfd(asking, int(int32(n.args[0])), 0)
 	if err != nil {
 		return fmt.Errorf("take the socket: %w", err)
 	}
 	defer unix.Close(fd)
-	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, int(option), size)
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, size)
+}
+
+func number(file string) (int, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(string(bytes.TrimSpace(b)))
+}
+
+// processOf is the process of a thread.
+func processOf(thread uint32) (int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", thread))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if id, ok := strings.CutPrefix(line, "Tgid:"); ok {
+			return strconv.Atoi(strings.TrimSpace(id))
+		}
+	}
+	return 0, fmt.Errorf("thread %d has no process", thread)
 }
 
 func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
