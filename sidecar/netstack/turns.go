@@ -84,7 +84,11 @@ func (p *path) begin(c *stream, n int, now time.Time) bool {
 	p.settle(c, now)
 	t := &c.flight.turn
 	if t.granted == 0 && !p.little(c, n, now) && !p.take(c, n, now) && !c.ended() {
-		p.settle(c, now) // the others have set the buffer's size
+		held := t.held
+		p.settle(c, now) // the others have set the buffer's size, and may have kept gVisor from telling
+		if t.held < held {
+			c.wake()
+		}
 		p.advance(now)
 		if p.pause != turnAge {
 			p.sweepAfter(turnAge)
@@ -173,7 +177,7 @@ func (p *path) settle(c *stream, now time.Time) {
 // below says whether less than n bytes are queued or in flight, or nothing can be queued any more. It sets the buffer's size.
 func (c *stream) below(n int) bool {
 	c.ep.SocketOptions().SetSendBufferSize(int64(n), false)
-	return c.ep.Readiness(waiter.WritableEvents) != 0
+	return c.ep.Readiness(waiter.WritableEvents)&waiter.WritableEvents != 0 // it says unasked that the peer has closed its direction
 }
 
 // ended says whether nothing can be written any more. It sets the buffer's size.
@@ -252,12 +256,12 @@ func (p *path) sweep() {
 	}
 	p.advance(now)
 	switch {
-	case len(p.holders) == 0:
+	case len(p.holders) == 0 && len(p.line) == 0:
 		p.pause = 0
 	case further:
 		p.sweepAfter(turnAge)
 	default:
-		p.sweepAfter(min(2*p.pause, time.Second))
+		p.sweepAfter(min(max(2*p.pause, turnAge), time.Second)) // one that had been set before may find none
 	}
 }
 

@@ -308,3 +308,55 @@ func TestSlowStreamCountsAgain(t *testing.T) {
 	p.hold(c, holds/2, now)
 	check("no longer slow", holds/2, 0, true)
 }
+
+// TestHalfClosedStreamTakesTurns: a peer that has closed its direction and does not read is sent no more than any other.
+func TestHalfClosedStreamTakesTurns(t *testing.T) {
+	clients, servers := pairs(t, 1)
+	c := wide(clients[0])
+	if err := servers[0].CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Fatalf("%v, want the end", err)
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+	n, err := c.Write(make([]byte, wholeMessage))
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v, want a timeout", err)
+	}
+	if most := flightRate + receiveMax/2; n > most {
+		t.Errorf("%d bytes were taken for a peer that reads nothing, want %d at most", n, most)
+	}
+}
+
+// TestSweepGoesOn: as long as one waits in line, and no faster without a reason.
+func TestSweepGoesOn(t *testing.T) {
+	clients, _ := pairs(t, 2)
+	first, second := wide(clients[0]), wide(clients[1])
+	p := first.flight.path
+	const message = 2 * flightLittle
+	now := time.Now()
+	p.mu.Lock()
+	p.held += flightMax
+	p.mu.Unlock()
+	if p.begin(second, message, now) {
+		t.Fatal("there is room for a message")
+	}
+	p.sweep()
+	p.mu.Lock()
+	if p.pause != turnAge {
+		t.Errorf("nobody holds a turn yet, and one waits: the next sweep is after %s, want %s", p.pause, turnAge)
+	}
+	p.held -= flightMax
+	p.unline(second)
+	p.hold(first, message, now)
+	first.flight.writing = true // so that nothing is settled
+	p.pause = 0
+	p.mu.Unlock()
+	p.sweep()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pause < turnAge {
+		t.Errorf("the next sweep is after %s, want %s at least", p.pause, turnAge)
+	}
+}
