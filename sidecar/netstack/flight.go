@@ -19,7 +19,7 @@ const (
 	// flightRate is what a path may carry, as bytes a millisecond of the round trip: 4 Gbit/s.
 	flightRate = 512 << 10
 	// flightSpare is what of it is left free while requests pass, which wait behind all that is in flight: half of what is enough for a
-	// short path. The last tenth of its throughput needs the other half.
+	// short path. The last fifth of its throughput needs the other half.
 	flightSpare = 256 << 10
 	// requestAge is for how long a request counts.
 	requestAge = 200 * time.Millisecond

@@ -60,7 +60,7 @@ func ask(option, size int) string {
 	}
 	defer unix.Close(fd)
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, size); err != nil {
-		return strconv.Itoa(int(err.(unix.Errno))) //nolint:errorlint // it is never wrapped
+		return err.Error()
 	}
 	got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
 	if err != nil {
@@ -83,7 +83,7 @@ func TestBuffersAreLimited(t *testing.T) {
 		return n
 	}
 	most := min(300_000, limit("/proc/sys/net/core/rmem_max"))
-	limited := fmt.Sprintln(2*limit("/proc/sys/net/core/rmem_default"), 2*limit("/proc/sys/net/core/wmem_default"), int(unix.EPERM))
+	limited := fmt.Sprintln(2*limit("/proc/sys/net/core/rmem_default"), 2*limit("/proc/sys/net/core/wmem_default"), unix.EPERM)
 	for child, before := range map[string]string{"once": strconv.Itoa(2 * most), "twice": "-"} {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "PLACED_CHILD="+child)
