@@ -53,10 +53,14 @@ type receiver struct {
 	socket int // which of the engine's it reads
 	crowd  crowd
 	expiry *time.Timer // of the sieve; nil: it was never set
+	told   time.Time   // when a read that failed was last warned of
 }
 
 // readAgain is how long a reader waits after an error, so that one that lasts does not keep a CPU busy.
 const readAgain = 10 * time.Millisecond
+
+// tellAgain is how long a reader that goes on failing keeps quiet about it.
+const tellAgain = time.Minute
 
 // read reads one socket until it is closed.
 func (e *Engine) read(which int, s *socket) {
@@ -68,8 +72,7 @@ func (e *Engine) read(which int, s *socket) {
 			return
 		}
 		if err != nil {
-			// The socket goes on, but what the system lacks it may lack for a while.
-			e.log.Debug("read UDP socket", "error", err)
+			r.failed(err)
 			time.Sleep(readAgain)
 			continue
 		}
@@ -81,6 +84,16 @@ func (e *Engine) read(which int, s *socket) {
 			e.pause()
 		}
 	}
+}
+
+// failed tells of a read that failed. The socket goes on, but what the system lacks it may lack for a while.
+func (r *receiver) failed(err error) {
+	if now := time.Now(); now.Sub(r.told) >= tellAgain {
+		r.told = now
+		r.engine.log.Warn("read UDP socket", "error", err)
+		return
+	}
+	r.engine.log.Debug("read UDP socket", "error", err)
 }
 
 // take works through a message.
