@@ -303,7 +303,7 @@ func (in *inboundSide) untrack(c *inboundConn) {
 
 // dial connects to what is behind a port. On None the caller calls ended when the connection has.
 func (in *inboundSide) dial(ctx context.Context, src netip.Addr, p *inboundPort) (s datapath.Stream, ended func(), why Reason) {
-	if !in.dials.Take(src) {
+	if !in.mayDial(ctx, src) {
 		return nil, nil, Limit
 	}
 	defer in.dials.Give(src)
@@ -313,6 +313,16 @@ func (in *inboundSide) dial(ctx context.Context, src netip.Addr, p *inboundPort)
 	}
 	local, err := dialLocalTCP(ctx, p.to, in.r.opts.Limits.DialTimeout)
 	return local, func() {}, dialReason(ctx, err)
+}
+
+// mayDial waits for its turn among the peer's dials: many connections that begin at once are no fault, and the peer's TCP waits as well.
+func (in *inboundSide) mayDial(ctx context.Context, src netip.Addr) bool {
+	if in.dials.Take(src) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, in.r.opts.Limits.DialBudget)
+	defer cancel()
+	return in.dials.Await(ctx, src)
 }
 
 // accept ends with ctx where it has to wait for the peer.

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"io"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -13,21 +14,25 @@ import (
 
 // looped is a relay on a real netstack that dials its own address: a connection goes out through the forward and comes in
 // through the inbound port, over gVisor's TCP both ways.
-func looped(t testing.TB) (r *Relay, at netip.AddrPort) {
+func looped(t testing.TB, with ...func(*Options)) (r *Relay, at netip.AddrPort) {
 	t.Helper()
 	own := netip.MustParseAddr("10.9.0.1")
 	s, err := netstack.New(netstack.Options{Interface: datapath.Interface{Addresses: []netip.Prefix{netip.PrefixFrom(own, 24)}, MTU: 1420}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r = New(Options{Network: s})
+	o := Options{Network: s}
+	for _, f := range with {
+		f(&o)
+	}
+	r = New(o)
 	t.Cleanup(func() { _ = r.Close(); _ = s.Close() })
 	return r, netip.AddrPortFrom(own, 80)
 }
 
-func loop(t *testing.T, proto Protocol, srv netip.AddrPort) (r *Relay, listen netip.AddrPort) {
+func loop(t *testing.T, proto Protocol, srv netip.AddrPort, with ...func(*Options)) (r *Relay, listen netip.AddrPort) {
 	t.Helper()
-	r, at := looped(t)
+	r, at := looped(t, with...)
 	listen = freePort(t, proto)
 	if err := r.SetInbound([]Inbound{{Port: 80, Protocol: proto, To: srv}}); err != nil {
 		t.Fatal(err)
@@ -66,6 +71,26 @@ func TestNetstackResets(t *testing.T) {
 	abort(s)
 	wantReset(t, c)
 	eventually(t, "both are forgotten", func() bool { return r.Stats().Connections == 0 })
+}
+
+// TestNetstackBurst: connections that all begin at once are all carried.
+func TestNetstackBurst(t *testing.T) {
+	r, listen := loop(t, TCP, server(t, echo), func(o *Options) { o.Limits.DialsPerPeer = 2 })
+	const burst = 250
+	var conns []net.Conn
+	for range burst {
+		conns = append(conns, dial(t, listen))
+	}
+	for _, c := range conns {
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, c := range conns {
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Fatalf("connection %d of %d: %v; %+v", i, burst, err, r.Stats().Rows)
+		}
+	}
 }
 
 // Resets that no read sees. They need a stream that can be asked.

@@ -2,7 +2,9 @@
 package slots
 
 import (
+	"context"
 	"net/netip"
+	"slices"
 	"sync"
 )
 
@@ -16,6 +18,13 @@ type Slots struct {
 	most    func(netip.Addr) int // instead of perPeer, if it is set
 	by      map[netip.Addr]int   // by the address that stands for a peer
 	held    map[netip.Addr]holding
+	line    []*waiting
+}
+
+// waiting is who waits for a slot. Its channel is closed once it has one.
+type waiting struct {
+	address netip.Addr
+	served  chan struct{}
 }
 
 // holding is what one address has. Whose it is stays as it was when it took the first: what it gives back must be given to the same.
@@ -49,6 +58,44 @@ func (s *Slots) BoundBy(most func(netip.Addr) int) {
 func (s *Slots) Take(a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.take(a)
+}
+
+// Await takes a slot for the peer of the address, and waits for it until ctx ends: then it says false. Of those who could have the same slot, who
+// came first gets it.
+func (s *Slots) Await(ctx context.Context, a netip.Addr) bool {
+	s.mu.Lock()
+	if s.take(a) {
+		s.mu.Unlock()
+		return true
+	}
+	w := &waiting{a, make(chan struct{})}
+	s.line = append(s.line, w)
+	s.mu.Unlock()
+	select {
+	case <-w.served:
+		return true
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := len(s.line)
+	s.line = slices.DeleteFunc(s.line, func(o *waiting) bool { return o == w })
+	return len(s.line) == before // it was served meanwhile
+}
+
+// serve gives what is free to who waits for it.
+func (s *Slots) serve() {
+	s.line = slices.DeleteFunc(s.line, func(w *waiting) bool {
+		if !s.take(w.address) {
+			return false
+		}
+		close(w.served)
+		return true
+	})
+}
+
+func (s *Slots) take(a netip.Addr) bool {
 	h, known := s.held[a]
 	peer := s.find(a)
 	if !known {
@@ -94,9 +141,10 @@ func (s *Slots) Give(a netip.Addr) {
 	}
 	if h.n--; h.n == 0 {
 		delete(s.held, a)
-		return
+	} else {
+		s.held[a] = h
 	}
-	s.held[a] = h
+	s.serve()
 }
 
 // Heaviest is a function that says whether an address is of the peer that has the most.

@@ -1,9 +1,13 @@
 package slots
 
 import (
+	"context"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func address(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 8), 0, byte(n)}) }
@@ -149,5 +153,70 @@ func TestBoundBy(t *testing.T) {
 	most[address(1)], most[address(2)] = 1, 4
 	if a, b := count(1), count(2); a != 0 || b != 2 {
 		t.Errorf("took %d and %d more, want 0 and 2", a, b)
+	}
+}
+
+func TestAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(0, 1)
+		s.GroupBy(bySite)
+		s.Take(address(1))
+		served := make(chan int, 4)
+		for i := range 3 {
+			go func() {
+				if s.Await(t.Context(), address(1+i)) {
+					served <- i
+				}
+			}()
+			synctest.Wait()
+		}
+		late, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if s.Await(late, address(1)) {
+			t.Error("served beyond the bound")
+		}
+		if !s.Await(t.Context(), address(0x101)) {
+			t.Error("another peer has to wait")
+		}
+		s.Give(address(0x101)) // nothing that those of the first peer could have
+		synctest.Wait()
+		if len(served) != 0 {
+			t.Error("served with another peer's slot")
+		}
+		for want := range 3 {
+			s.Give(address(max(want, 1)))
+			if got := <-served; got != want {
+				t.Errorf("%d was served, want %d: who came first", got, want)
+			}
+			synctest.Wait()
+			if len(served) != 0 {
+				t.Error("one slot was given to two")
+			}
+		}
+		s.Give(address(3))
+		if len(s.line) != 0 || s.used != 0 {
+			t.Errorf("%d wait and %d are used at the end", len(s.line), s.used)
+		}
+	})
+}
+
+// TestAwaitWhileItEnds: what is given to who gives up at that moment is not lost.
+func TestAwaitWhileItEnds(t *testing.T) {
+	s := New(0, 2)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for i := range 2000 {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i%7)*time.Microsecond)
+				if s.Await(ctx, address(1)) {
+					s.Give(address(1))
+				}
+				cancel()
+			}
+		})
+	}
+	all.Wait()
+	if len(s.line) != 0 || s.used != 0 {
+		t.Errorf("%d wait and %d are used at the end", len(s.line), s.used)
 	}
 }
