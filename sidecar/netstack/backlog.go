@@ -13,14 +13,16 @@ import (
 // in memory, and the requests of others behind it. gVisor's own moderation offers eight times of what was read in a round trip, with the round
 // trip that the queue has made of it, and so is at its maximum after the first. Here a stream begins with little, less where others have much, and
 // has twice as much each time that it reads within some bare round trips a whole window of what came meanwhile: what it is offered is then some
-// times of what the path carries in one. Where the round trip is not known, or was measured long ago, a long one is taken for it as long as
-// all streams together have little.
+// times of what the path carries in one. Where the round trip is not known, or was measured long ago, a long one is taken for it. All streams together
+// have no more than a short path needs, but for those on long paths: an application that stops reading keeps what its stream was offered.
 const (
 	backlogFirst = 256 << 10 // what a stream begins with, bytes; half of a buffer is its window
 	backlogLeast = 32 << 10  // the same where others have much
 	backlogFar   = 1 << 20   // the same on a long path, where growing takes long
-	backlogTotal = 16 << 20  // what all together have, unless the paths carry more
-	receiveMax   = 8 << 20
+	backlogTotal = 16 << 20  // what all together have, unless paths are long; each has its least in any case
+	// backlogMessage has a window that takes a whole message: short ones cost twice as much a byte. Until they have it streams grow to twice the total.
+	backlogMessage = 128 << 10
+	receiveMax     = 8 << 20
 
 	// backlogTrips are the bare round trips in which a window is read if it is too small. A sender that fills it takes one; on some paths most
 	// are several times the shortest.
@@ -38,7 +40,7 @@ type backlog struct {
 	fresh int           // read since then, less what had been waiting
 	since time.Time
 	span  time.Duration // how long it is counted; zero: not yet
-	sure  bool          // the path carries that much
+	far   bool          // the path is known to be long: it carries much
 }
 
 // leastBacklog is what any stream begins with: it holds a few packets.
@@ -67,19 +69,27 @@ func (b *backlog) took(n int, now time.Time, look func(time.Time) (waits int, tr
 	}
 	if b.span == 0 || now.Sub(b.since) > b.span {
 		waits, trip := look(now)
-		b.sure = trip != 0
-		if !b.sure {
+		b.far = trip >= farTrip
+		if trip == 0 {
 			trip = unknownTrip
 		}
 		b.fresh, b.since, b.span = -n-waits, now, backlogTrips*trip
 	}
-	if b.fresh += n; b.fresh < b.size/2 || !b.sure && b.all.Load()+int64(b.size) > backlogTotal {
+	if b.fresh += n; b.fresh < b.size/2 || !b.far && b.all.Load()+int64(b.size) > b.most() {
 		return false
 	}
 	more := min(b.size, receiveMax-b.size)
 	b.all.Add(int64(more))
 	b.size, b.span = b.size+more, 0
 	return true
+}
+
+// most is what all may have together, for a stream on a short path to have more.
+func (b *backlog) most() int64 {
+	if b.size < backlogMessage {
+		return 2 * backlogTotal
+	}
+	return backlogTotal
 }
 
 // waits is how much waits to be read, and the path's bare round trip.

@@ -28,6 +28,7 @@ func TestBacklog(t *testing.T) {
 		{"not yet", trip, 0, trip / 8, 8, backlogFirst},
 		{"goes on", trip, 0, trip / 8, 9 + 17, 4 * backlogFirst},
 		{"whatever others have", trip, backlogTotal, trip / 8, 9 + 17, 4 * backlogFirst},
+		{"a short path, and others have much", trip / 2, backlogTotal, trip / 16, 1000, backlogFirst},
 		{"until it is enough", trip, 0, 5 * trip / 8, 1000, 2 * backlogFirst},
 		{"as little as there is", trip, 0, 2 * trip, 1000, backlogFirst},
 		{"nothing known of the path", 0, 0, trip, 9, 2 * backlogFirst},
@@ -53,6 +54,23 @@ func TestBacklog(t *testing.T) {
 				t.Errorf("%d KiB are not given back", (all.Load()-c.others)>>10)
 			}
 		})
+	}
+}
+
+// TestBacklogTakesAMessage: on a short path a stream grows until its window takes a message, though others have much, and no further; not where they
+// have very much.
+func TestBacklogTakesAMessage(t *testing.T) {
+	for others, want := range map[int64]int{backlogTotal: backlogMessage, 2*backlogTotal - backlogLeast: backlogLeast} {
+		var all atomic.Int64
+		all.Store(others)
+		b, now := backlog{size: backlogLeast, all: &all}, time.Now()
+		all.Add(backlogLeast)
+		for range 1000 {
+			b.took(4096, now, func(time.Time) (int, time.Duration) { return 0, time.Millisecond })
+		}
+		if b.size != want {
+			t.Errorf("%d KiB beside %d MiB of others, want %d", b.size>>10, others>>20, want>>10)
+		}
 	}
 }
 
@@ -94,7 +112,7 @@ func TestBacklogBegins(t *testing.T) {
 		}
 		now := time.Now()
 		for range 1 << 12 {
-			b.took(64<<10, now, func(time.Time) (int, time.Duration) { return 0, time.Millisecond })
+			b.took(64<<10, now, func(time.Time) (int, time.Duration) { return 0, farTrip })
 		}
 		if b.size != receiveMax || all.Load() != c.others+receiveMax {
 			t.Errorf("%+v: at most %d", c, b.size)

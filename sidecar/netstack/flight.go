@@ -27,6 +27,10 @@ const (
 	flightLittle = 16 << 10
 	// flightPackets is how many packets a message has at least, if there are so many bytes.
 	flightPackets = 8
+	// holdersTotal is for the messages in turn, of slow streams too: one keeps its memory until it is acknowledged to its end. Each stream has an
+	// equal part of it, and holdersPackets in any case.
+	holdersTotal   = 2 << 20
+	holdersPackets = 6
 	// flightMax is for the streams on a path of any length: it is memory.
 	flightMax = 24 << 20
 	// leastTrip is the least that gVisor measures.
@@ -121,9 +125,10 @@ type flight struct {
 	turn
 
 	// These are its writer's.
-	asked  time.Time // when TCP was last asked
-	window int       // what congestion control allows, bytes
-	little bool      // it was given no more than a request to write
+	asked    time.Time // when TCP was last asked
+	window   int       // what congestion control allows, bytes
+	little   bool      // it was given no more than a request to write
+	reserved int       // what its next message may be; zero: nobody has asked
 }
 
 // message is how many of n bytes are best written at once. Whole packets, so that segments stay aligned.

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"sync"
 
@@ -94,19 +95,44 @@ func (l *link) deliver(bufs [][]byte, offset int) {
 	c.rxBytes.Add(bytes)
 }
 
-// inject hands one packet to gVisor, made of the parts; the first begins with the IP header.
+// inject hands one packet of size bytes to gVisor, made of the parts; the first begins with the IP header.
 func inject(out stack.NetworkDispatcher, size int, parts ...[]byte) {
-	v := buffer.NewView(size)
-	for _, p := range parts {
-		_, _ = v.Write(p) // grows if need be, never fails
-	}
 	var proto tcpip.NetworkProtocolNumber = ipv6.ProtocolNumber
 	if parts[0][0]>>4 == 4 {
 		proto = ipv4.ProtocolNumber
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: gather(size, parts)})
 	out.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
+}
+
+// gather copies the parts, of size bytes together, into views that waste little: what nobody reads stays in them.
+func gather(size int, parts [][]byte) (b buffer.Buffer) {
+	room := viewSize(size)
+	v := buffer.NewView(room)
+	for _, p := range parts {
+		for len(p) > room {
+			size -= v.Size() + room
+			_, _ = v.Write(p[:room]) // grows if need be, never fails
+			_ = b.Append(v)          // never fails
+			p, room = p[room:], viewSize(size)
+			v = buffer.NewView(room)
+		}
+		_, _ = v.Write(p)
+		room -= len(p)
+	}
+	_ = b.Append(v)
+	return b
+}
+
+// viewSize is the size of the first of the views for n bytes. The memory of one is a power of two: where a quarter of that or more would be
+// empty it is half, and full, and another follows. What is little has one in any case.
+func viewSize(n int) int {
+	const little = 4 << 10
+	if whole := 1 << bits.Len(uint(n-1)); n > little && whole-n > whole/4 {
+		return whole / 2
+	}
+	return n
 }
 
 // GroupBy sets which addresses are one peer's; see datapath.Grouper.

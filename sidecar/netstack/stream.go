@@ -96,31 +96,58 @@ func (c *stream) Write(b []byte) (int, error) {
 	defer c.writeMu.Unlock()
 	r := readers.Get().(*bytes.Reader)
 	defer putReader(r)
-	c.flight.little = len(b) <= flightLittle
-	done := 0
-	for {
-		r.Reset(b[done : done+c.message(len(b)-done)])
-		n, err := c.writeMessage(r)
+	next := min(c.flight.reserved, len(b))
+	c.flight.reserved = 0
+	if next == 0 {
+		c.flight.little = len(b) <= flightLittle
+		next = c.message(len(b))
+	}
+	for done := 0; ; next = c.message(len(b) - done) {
+		n, err := c.writeMessage(b[done:done+next], r)
 		if done += n; err != nil || done == len(b) {
 			return done, err
 		}
 	}
 }
 
-func (c *stream) writeMessage(r *bytes.Reader) (done int, err error) {
-	passed, err := c.begin("write", &c.writeBy)
-	if err != nil {
-		return 0, err
-	}
-	err = c.again("write", c.flight.ready, passed, func() tcpip.Error {
-		n, err := c.write(r)
+func (c *stream) writeMessage(b []byte, r *bytes.Reader) (done int, err error) {
+	err = c.inTurn(func() tcpip.Error {
+		n, err := c.write(b, r)
 		done = int(n)
 		return err
 	})
+	return done, err
+}
+
+// Reserve waits until a Write would not, of as many bytes as it says, n at most: who has that many need not hold them meanwhile.
+func (c *stream) Reserve(n int) (int, error) {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	c.flight.little, c.flight.reserved = n <= flightLittle, 0
+	n = c.message(n)
+	err := c.inTurn(func() tcpip.Error {
+		now := time.Now()
+		c.measure(now)
+		room, ok := c.flight.path.reserve(c, n, now)
+		if !ok {
+			return &tcpip.ErrWouldBlock{}
+		}
+		c.flight.reserved = room
+		return nil
+	})
+	return c.flight.reserved, err
+}
+
+// inTurn runs try until it no longer would block. Who gives up leaves the line.
+func (c *stream) inTurn(try func() tcpip.Error) error {
+	passed, err := c.begin("write", &c.writeBy)
 	if err != nil {
+		return err
+	}
+	if err = c.again("write", c.flight.ready, passed, try); err != nil {
 		c.flight.path.quit(c)
 	}
-	return done, err
+	return err
 }
 
 // ChunkSize is the payload of one full super-segment: a writer that has this much should write it at once.

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"slices"
 	"time"
 
@@ -65,22 +66,40 @@ func (c *stream) wake() {
 	}
 }
 
-// write is gVisor's Write, in turn.
-func (c *stream) write(b tcpip.Payloader) (int64, tcpip.Error) {
+// write is gVisor's Write, in turn: of all of b or of what its turn is for. The reader is there to be used.
+func (c *stream) write(b []byte, r *bytes.Reader) (int64, tcpip.Error) {
 	now := time.Now()
 	c.measure(now)
-	if !c.flight.path.begin(c, b.Len(), now) {
+	n, ok := c.flight.path.begin(c, len(b), now)
+	if !ok {
 		return 0, &tcpip.ErrWouldBlock{}
 	}
-	n, err := c.ep.Write(b, tcpip.WriteOptions{})
-	c.flight.path.end(c, int(n), now)
-	return n, err
+	r.Reset(b[:n])
+	written, err := c.ep.Write(r, tcpip.WriteOptions{})
+	c.flight.path.end(c, int(written), now)
+	return written, err
 }
 
-// begin says whether a stream may write a message of n bytes now; then end follows. If not, its writer is woken when it should ask again.
-func (p *path) begin(c *stream, n int, now time.Time) bool {
+// reserve says whether a stream may write now, and how much of a message of n bytes. If not, its writer is woken when it should ask again.
+func (p *path) reserve(c *stream, n int, now time.Time) (int, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.may(c, n, now)
+}
+
+// begin does, too. If it may, end follows.
+func (p *path) begin(c *stream, n int, now time.Time) (int, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, ok := p.may(c, n, now)
+	if ok {
+		c.flight.writing = true
+		c.ep.SocketOptions().SetSendBufferSize(wholeMessage, false)
+	}
+	return n, ok
+}
+
+func (p *path) may(c *stream, n int, now time.Time) (int, bool) {
 	p.settle(c, now)
 	t := &c.flight.turn
 	if t.granted == 0 && !p.little(c, n, now) && !p.take(c, n, now) && !c.ended() {
@@ -93,12 +112,13 @@ func (p *path) begin(c *stream, n int, now time.Time) bool {
 		if p.pause != turnAge {
 			p.sweepAfter(turnAge)
 		}
-		return false
+		return 0, false
 	}
 	p.unline(c) // by now it may need no turn
-	t.writing = true
-	c.ep.SocketOptions().SetSendBufferSize(wholeMessage, false)
-	return true
+	if t.granted > 0 {
+		n = min(n, t.granted)
+	}
+	return n, true
 }
 
 // end takes in how much was written.
@@ -148,14 +168,20 @@ func (p *path) advance(now time.Time) {
 	for len(p.line) > 0 {
 		c := p.line[0]
 		t := &c.flight.turn
-		if p.held > 0 && p.held+t.want > total {
+		n := min(t.want, p.longest(c))
+		if p.held > 0 && p.held+n > total {
 			return
 		}
 		p.line = slices.Delete(p.line, 0, 1)
-		p.held += t.want
-		t.granted, t.want = t.want, 0
+		p.held += n
+		t.granted, t.want = n, 0
 		c.wake()
 	}
+}
+
+// longest is how long a message in turn may be, bytes.
+func (p *path) longest(c *stream) int {
+	return max(holdersTotal/(len(p.holders)+1)/c.segment, holdersPackets) * c.segment
 }
 
 // settle gives back what is acknowledged of what a stream holds, in steps of a quarter, and has gVisor tell of the next.

@@ -190,7 +190,7 @@ func TestNoPlaceInLineIsLeft(t *testing.T) {
 	if _, err := c.Write(make([]byte, message)); err != nil {
 		t.Fatal(err)
 	}
-	if p.begin(c, message, time.Now()) {
+	if _, ok := p.begin(c, message, time.Now()); ok {
 		t.Fatal("a message more than is little needs no turn")
 	}
 	cut.Store(false)
@@ -339,7 +339,7 @@ func TestSweepGoesOn(t *testing.T) {
 	p.mu.Lock()
 	p.held += flightMax
 	p.mu.Unlock()
-	if p.begin(second, message, now) {
+	if _, ok := p.begin(second, message, now); ok {
 		t.Fatal("there is room for a message")
 	}
 	p.sweep()

@@ -10,11 +10,13 @@ const (
 	largeBuffer = 64 << 10 // holds the largest datagram and the largest bulk write
 )
 
-// lender lends buffers of two sizes. The large ones are bounded: with many bulk connections stalled at once the later ones get
-// small buffers, which is slower and keeps the sidecar inside its memory limit.
+// lender lends buffers of two sizes. The large ones are bounded, so that many connections that stall at once do not take the sidecar's memory: where
+// less than three quarters are left, bulk for the tunnel is not read before it can be written, and what the tunnel brings goes to applications in
+// small pieces. Where none are left, as behind a tunnel that cannot say when, all use small ones.
 type lender struct {
 	small, large sync.Pool // *[]byte
 	free         atomic.Int64
+	plenty       int64 // of free ones, for all
 }
 
 func newLender(large int) *lender {
@@ -23,13 +25,18 @@ func newLender(large int) *lender {
 		large: sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }},
 	}
 	l.free.Store(int64(large))
+	l.plenty = int64(large / 4 * 3)
 	return l
 }
 
-// take lends a buffer, a large one where wanted and left.
-func (l *lender) take(large bool) *[]byte {
+// take lends a buffer, a large one where wanted and left; to who yields, where more than enough are left.
+func (l *lender) take(large, yields bool) *[]byte {
 	if large {
-		if l.free.Add(-1) >= 0 {
+		var leave int64
+		if yields {
+			leave = l.plenty
+		}
+		if l.free.Add(-1) >= leave {
 			return l.large.Get().(*[]byte)
 		}
 		l.free.Add(1)
@@ -37,8 +44,11 @@ func (l *lender) take(large bool) *[]byte {
 	return l.small.Get().(*[]byte)
 }
 
-// takeDatagram lends a buffer that holds any datagram, whatever the bound: a short one would truncate.
-func (l *lender) takeDatagram() *[]byte {
+// scarce says whether who may have to hold a buffer for long should do without.
+func (l *lender) scarce() bool { return l.free.Load() <= l.plenty }
+
+// takeAny lends a large buffer, whatever the bound: for a datagram, of which a short one would lose a part, and for what is written at once.
+func (l *lender) takeAny() *[]byte {
 	l.free.Add(-1)
 	return l.large.Get().(*[]byte)
 }

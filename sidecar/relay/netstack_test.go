@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,8 +44,17 @@ func loop(t *testing.T, proto Protocol, srv netip.AddrPort, with ...func(*Option
 	return r, listen
 }
 
+// noBuffers is a relay without large buffers to lend.
+func noBuffers(o *Options) { o.Limits.LargeBuffers = -1 }
+
 func TestNetstackTCP(t *testing.T) {
-	r, listen := loop(t, TCP, server(t, echo))
+	t.Run("with buffers", func(t *testing.T) { carryBothWays(t) })
+	t.Run("without", func(t *testing.T) { carryBothWays(t, noBuffers) })
+}
+
+func carryBothWays(t *testing.T, with ...func(*Options)) {
+	t.Helper()
+	r, listen := loop(t, TCP, server(t, echo), with...)
 	c := dial(t, listen)
 	sent := random(8 << 20)
 	go func() { _, _ = c.Write(sent); _ = c.CloseWrite() }()
@@ -93,10 +103,33 @@ func TestNetstackBurst(t *testing.T) {
 	}
 }
 
+// TestStalledHoldNoBuffer: whoever waits for long leaves most of the buffers to others, be it the peer that does not read or the application.
+func TestStalledHoldNoBuffer(t *testing.T) {
+	at, conns := accepted(t)
+	const buffers = 16
+	r, listen := loop(t, TCP, at, func(o *Options) { o.Limits.LargeBuffers = buffers })
+	var all sync.WaitGroup
+	for range 3 * buffers {
+		c := dial(t, listen)
+		<-conns
+		all.Go(func() { stall(c) })
+	}
+	all.Wait()
+	if free := r.lender.free.Load(); free < buffers/2 {
+		t.Errorf("%d of %d buffers are free", free, buffers)
+	}
+}
+
 // Resets that no read sees. They need a stream that can be asked.
 func TestNetstackUnreadResets(t *testing.T) {
+	t.Run("with buffers", func(t *testing.T) { resetUnread(t) })
+	t.Run("without", func(t *testing.T) { resetUnread(t, noBuffers) })
+}
+
+func resetUnread(t *testing.T, with ...func(*Options)) {
+	t.Helper()
 	at, conns := accepted(t)
-	r, listen := loop(t, TCP, at)
+	r, listen := loop(t, TCP, at, with...)
 	r.network.HandleTCP(func(q datapath.TCPRequest) {
 		if s, err := q.Accept(); err == nil {
 			t.Cleanup(s.Abort)

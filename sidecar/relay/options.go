@@ -33,17 +33,17 @@ type Options struct {
 // Limits bounds what a Relay holds. A zero field takes its default.
 type Limits struct {
 	DialTimeout        time.Duration // one attempt at one target; 3 s
-	DialBudget         time.Duration // all attempts for one connection; 10 s
+	DialBudget         time.Duration // all attempts for one connection, and waiting to begin with them; 10 s each
 	FailureHold        time.Duration // how long a target that failed is tried last; 5 s
 	HeaderTimeout      time.Duration // a proxy client's handshake; 10 s
 	UDPIdle            time.Duration // a flow without datagrams; 2 min
 	DNSIdle            time.Duration // the same on port 53; 30 s
 	Connections        int           // TCP connections, all together; 10,000
 	ConnectionsPerPeer int           // inbound TCP connections from one peer, or egress ones from one address; 1,024
-	DialsPerPeer       int           // inbound connections from one peer whose local dial is under way; 64
+	DialsPerPeer       int           // inbound connections from one peer whose local dial is under way; the next wait; 64
 	Flows              int           // UDP flows of one forward, or of all inbound ports; 1,024
 	FlowsPerPeer       int           // inbound UDP flows from one peer, those to port 53 apart, or of one egress port from one address; 256
-	LargeBuffers       int           // bulk buffers of 64 KiB lent at once; beyond, connections use small ones; 256
+	LargeBuffers       int           // bulk buffers of 64 KiB lent at once to who may keep them for long; beyond, connections use small ones; 256
 }
 
 func orDefault[T comparable](v *T, def T) {

@@ -40,11 +40,14 @@ func (r *Relay) newPipe(local, tunnel datapath.Stream, early []byte, m *meter) *
 	p := &pipe{local: local, tunnel: tunnel}
 	bulk := r.bulkFor(tunnel)
 	p.up = half{in: newReader(local, r.lender, bulk, false), out: tunnel, count: &m.up, first: early}
+	_, p.up.in.yields = tunnel.(Reserver)
 	bulk = largeBuffer
-	if _, kernel := local.(localStream); !kernel { // through the tunnel too
+	_, kernel := local.(localStream)
+	if !kernel { // through the tunnel too
 		bulk = r.bulkFor(local)
 	}
 	p.down = half{in: newReader(tunnel, r.lender, bulk, false), out: local, count: &m.down}
+	p.down.in.yields = kernel
 	p.down.in.coalesce(&p.up.wrote)
 	return p
 }
@@ -113,6 +116,9 @@ func (h *half) copy() (readErr, writeErr error) {
 		h.first = nil
 	}
 	for {
+		if writeErr = h.reserve(); writeErr != nil {
+			return nil, writeErr
+		}
 		data, err := h.in.next()
 		if len(data) > 0 {
 			if writeErr = h.write(data); writeErr != nil {
@@ -127,6 +133,22 @@ func (h *half) copy() (readErr, writeErr error) {
 			return err, nil
 		}
 	}
+}
+
+// reserve has what waits to be read in bulk wait there until it can be written, where buffers are scarce.
+func (h *half) reserve() (err error) {
+	out, ok := h.out.(Reserver)
+	if !ok {
+		return nil
+	}
+	n := h.in.waiting()
+	if n == 0 {
+		return nil
+	}
+	h.state.Store(writing)
+	h.in.room, err = out.Reserve(n)
+	h.state.Store(reading)
+	return err
 }
 
 func (h *half) write(data []byte) error {

@@ -225,13 +225,17 @@ func TestBulkSize(t *testing.T) {
 
 func TestLenderIsBounded(t *testing.T) {
 	l := newLender(1)
-	a, b := l.take(true), l.take(true)
+	a, b := l.take(true, false), l.take(true, false)
 	if len(*a) != largeBuffer || len(*b) != smallBuffer {
 		t.Errorf("lent %d and %d bytes", len(*a), len(*b))
 	}
 	l.give(a)
 	l.give(b)
-	if c := l.take(true); len(*c) != largeBuffer {
+	if c := l.take(true, false); len(*c) != largeBuffer {
 		t.Error("the large buffer did not come back")
+	}
+	l = newLender(4)
+	if a, b := l.take(true, true), l.take(true, true); len(*a) != largeBuffer || len(*b) != smallBuffer || !l.scarce() {
+		t.Errorf("who yields has %d and %d bytes, with three of four left, and scarce is %t", len(*a), len(*b), l.scarce())
 	}
 }

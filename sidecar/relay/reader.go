@@ -23,6 +23,9 @@ type (
 	Resetter interface{ Reset() bool }
 	// BulkSizer says how many bytes one Write should carry so that they fill whole segments; at most 64 KiB are used.
 	BulkSizer interface{ ChunkSize() int }
+	// Reserver waits until a Write would not, of as many bytes as it says, n at most. With it a bulk write that waits costs no buffer
+	// where these are scarce.
+	Reserver interface{ Reserve(n int) (int, error) }
 	// Piecemeal says, of a kernel socket, whether a stream comes to it in small pieces, so that reads should wait for more.
 	Piecemeal interface{ Singly() bool }
 )
@@ -38,11 +41,14 @@ type reader struct {
 	pace   *coalescer // set: says when a read waits
 	packet bool       // datagrams: always room for the largest, and zero bytes are not the end
 	grown  bool       // the last read filled its buffer
+	yields bool       // leaves the last large buffers to others
+	room   int        // what the next read should bring, which can be written at once; zero: that is not known
 
-	buf *[]byte
-	n   int
-	err error
-	try func(fd uintptr) bool // made once: a closure for each read would be garbage for each read
+	buf  *[]byte
+	size int // of it, that was to be filled
+	n    int
+	err  error
+	try  func(fd uintptr) bool // made once: a closure for each read would be garbage for each read
 }
 
 func newReader(conn net.Conn, l *lender, bulk int, packet bool) *reader {
@@ -83,7 +89,23 @@ func (r *reader) next() ([]byte, error) {
 		return nil, r.err
 	}
 	r.adapt()
+	r.room = 0
 	return (*r.buf)[:r.n], r.err
+}
+
+// waiting is how many bytes wait to be read in bulk, where a buffer should be taken only once they can be written; zero: read.
+func (r *reader) waiting() (n int) {
+	if !r.grown || r.raw == nil || !r.lender.scarce() {
+		return 0
+	}
+	_ = r.raw.Control(func(fd uintptr) { n = unread(int(fd)) })
+	switch {
+	case n <= smallBuffer:
+		return 0
+	case n >= r.bulk/2:
+		return r.bulk // by then there will be more
+	}
+	return n
 }
 
 func (r *reader) nextRaw() {
@@ -121,7 +143,7 @@ func (r *reader) tryRaw(fd uintptr) bool {
 }
 
 // filled says whether the last read took all that it could: there may be more.
-func (r *reader) filled() bool { return r.n >= min(len(*r.buf), r.bulk) }
+func (r *reader) filled() bool { return r.n >= r.size }
 
 // adapt chooses the next buffer. One that cannot wait without a buffer goes back to the small one as soon as it has caught
 // up, so that it does not sit idle on a large one.
@@ -136,12 +158,17 @@ func (r *reader) adapt() {
 
 func (r *reader) borrow() []byte {
 	r.release()
-	if r.packet {
-		r.buf = r.lender.takeDatagram()
-		return *r.buf
+	switch {
+	case r.packet:
+		r.buf = r.lender.takeAny()
+	case r.room > 0:
+		r.buf, r.size = r.lender.takeAny(), min(r.room, r.bulk)
+		return (*r.buf)[:r.size]
+	default:
+		r.buf = r.lender.take(r.grown, r.yields)
 	}
-	r.buf = r.lender.take(r.grown)
-	return (*r.buf)[:min(len(*r.buf), r.bulk)]
+	r.size = min(len(*r.buf), r.bulk)
+	return (*r.buf)[:r.size]
 }
 
 func (r *reader) release() {

@@ -199,7 +199,7 @@ func (a *association) send(head, data []byte) {
 	a.mu.Lock()
 	client := a.client
 	a.mu.Unlock()
-	out := a.r.lender.takeDatagram()
+	out := a.r.lender.takeAny()
 	defer a.r.lender.give(out)
 	if len(head)+len(data) > len(*out) {
 		a.meter.fail(Dropped)

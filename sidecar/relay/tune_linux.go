@@ -17,3 +17,9 @@ func closedTCP(fd int) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	return err == nil && info.State == unix.BPF_TCP_CLOSE
 }
+
+// unread is how many bytes wait to be read; zero: none, or it is not known.
+func unread(fd int) int {
+	n, _ := unix.IoctlGetInt(fd, unix.TIOCINQ) // what is wrong, a read will say
+	return n
+}

@@ -7,3 +7,6 @@ func tuneLocal(int) {}
 
 // closedTCP is not known where there is no TCP_INFO: the error of the socket has to do.
 func closedTCP(int) bool { return false }
+
+// unread is not asked.
+func unread(int) int { return 0 }

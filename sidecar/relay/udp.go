@@ -287,7 +287,7 @@ func (p *packetReader) next() ([]byte, netip.AddrPort, error) {
 
 func (p *packetReader) tryRaw(fd uintptr) bool {
 	p.release()
-	p.buf = p.lender.takeDatagram()
+	p.buf = p.lender.takeAny()
 	for {
 		p.n, p.from, p.err = unix.Recvfrom(int(fd), *p.buf, 0)
 		if !errors.Is(p.err, unix.EINTR) {
