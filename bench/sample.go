@@ -117,6 +117,8 @@ func metrics() (all []Metric) {
 		Metric{"udp1400", "udp1400", PerSecond, false, "1,400-byte datagrams delivered per second"},
 		Metric{"rss-idle", "idle", Peak, true, "memory, idle"},
 		Metric{"rss-conns", "hold1000", Peak, true, "memory, 1,000 idle connections"},
+		Metric{"rss-stall", "stall1000", Peak, true, "memory, 1,000 downloads of which nothing is read"},
+		Metric{"rss-stall-far", "stall1000", PeakFar, true, "the same, of the end that sends"},
 		Metric{"rss-peers", "peers1000", Peak, true, "memory, 1,000 peers"},
 		Metric{"rss-any", "any", Peak, true, "memory, the most under any load"},
 		Metric{"start", "start", Millis, true, "process start to first byte"},

@@ -177,8 +177,10 @@ func TestDatagrams(t *testing.T) {
 
 func TestHold(t *testing.T) {
 	held := errors.New("held")
-	if err := Hold(t.Context(), lab(t, 0), 20, func() error { return held }); !errors.Is(err, held) {
-		t.Error(err)
+	for _, stalled := range []bool{false, true} {
+		if err := Hold(t.Context(), lab(t, 0), 20, stalled, func() error { return held }); !errors.Is(err, held) {
+			t.Errorf("stalled %t: %v", stalled, err)
+		}
 	}
 }
 

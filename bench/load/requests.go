@@ -153,20 +153,28 @@ func (r Requests) Decay() float64 {
 	return r.Rates[len(r.Rates)-1] / r.Rates[0]
 }
 
-// Hold opens connections, asks one thing on each, and leaves them open until held returns.
-func Hold(ctx context.Context, t Target, n int, held func() error) error {
+// Hold opens connections, asks one thing on each, and leaves them open until held returns. Stalled, it asks for a download, and reads
+// nothing of it.
+func Hold(ctx context.Context, t Target, n int, stalled bool, held func() error) error {
 	var open []io.Closer
 	defer func() {
 		for _, c := range open {
 			_ = c.Close()
 		}
 	}()
+	want := byte(wantEcho)
+	if stalled {
+		want = wantSource
+	}
 	for i := range n {
-		c, err := t.dial(ctx, wantEcho, 0, uint32(i))
+		c, err := t.dial(ctx, want, 0, uint32(i))
 		if err != nil {
 			return fmt.Errorf("connection %d: %w", i, err)
 		}
 		open = append(open, c)
+		if stalled {
+			continue
+		}
 		_ = c.SetDeadline(time.Now().Add(patience))
 		if err := request(c, make([]byte, RequestSize)); err != nil {
 			return fmt.Errorf("connection %d: %w", i, err)

@@ -46,6 +46,7 @@ func All() []Scenario {
 		datagrams("udp64", 64), datagrams("udp1400", 1400), Scenario{Name: "hold1000", run: hold})
 	for _, s := range []Scenario{
 		streams("both", 1), streams("both", 8), streams("both", 32),
+		{Name: "stall1000", run: stall},
 		{Name: "start", run: start},
 		{Name: "churn", run: churn},
 		{Name: "peers1000", Alone: true, run: crowd},
@@ -197,12 +198,17 @@ func idle(ctx context.Context, s *stage) error {
 
 func (s *stage) memory(costs []load.Cost) {
 	for i, c := range costs {
-		s.add(costUnits[i], float64(c.Now)/mebi)
+		s.memoryOf(i, c.Now)
 	}
 }
 
 // hold keeps 1,000 idle connections and looks at the memory.
-func hold(ctx context.Context, s *stage) error {
+func hold(ctx context.Context, s *stage) error { return s.hold(ctx, "-n", "1000") }
+
+// stall has 1,000 downloads of which nothing is read.
+func stall(ctx context.Context, s *stage) error { return s.hold(ctx, "-n", "1000", "-stalled") }
+
+func (s *stage) hold(ctx context.Context, flags ...string) error {
 	// Pipes of the system, not of the library: a client that dies must not leave us waiting for a copy to end.
 	heard, told, err := os.Pipe()
 	if err != nil {
@@ -214,7 +220,7 @@ func hold(ctx context.Context, s *stage) error {
 		return errors.Join(err, told.Close())
 	}
 	defer release.Close()
-	p, err := s.client(told, in, s.o.Time, "hold", "-n", "1000")
+	p, err := s.client(told, in, s.o.Time, "hold", flags...)
 	_, _ = told.Close(), in.Close() // the client has its own
 	if err != nil {
 		return err

@@ -201,16 +201,21 @@ var costUnits = []string{bench.Peak, bench.PeakFar, bench.PeakHub}
 
 const hubCost = 2
 
+// memoryOf notes the memory of a process.
+func (s *stage) memoryOf(which int, bytes int64) {
+	v := float64(bytes) / mebi
+	s.add(costUnits[which], v)
+	// Both ends of a symmetric contender are the same program: the greater counts.
+	if which == 0 || strings.HasSuffix(s.contender.Name, "-sym") {
+		s.most[bench.Peak] = max(s.most[bench.Peak], v)
+	}
+}
+
 // costs notes what the tunnel's processes used; bytes is what they carried for it, 0: not asked.
 func (s *stage) costs(costs []load.Cost, carried float64) {
 	var cpu float64
 	for i, c := range costs {
-		memory := float64(c.Peak) / mebi
-		s.add(costUnits[i], memory)
-		// Both ends of a symmetric contender are the same program: the greater counts.
-		if i == 0 || strings.HasSuffix(s.contender.Name, "-sym") {
-			s.most[bench.Peak] = max(s.most[bench.Peak], memory)
-		}
+		s.memoryOf(i, c.Peak)
 		cpu += c.CPU.Seconds()
 		if i == 0 && carried > 0 {
 			s.add(bench.CPU, cpu/(carried/1e9))

@@ -65,17 +65,17 @@ func TestRounds(t *testing.T) {
 	var r bench.Run
 	o := Options{Setup: &contender.Setup{Programs: programs(t, dir), Dir: dir}, Contenders: contenders, Rounds: 2, Time: 200 * time.Millisecond,
 		Warm: 100 * time.Millisecond, Cycles: 50, Progress: &progress,
-		Scenarios: pickScenarios(t, "idle", "up1", "rtt-idle", "rtt-load", "hold1000", "conns", "udp64", "impair-far")}
+		Scenarios: pickScenarios(t, "idle", "up1", "rtt-idle", "rtt-load", "hold1000", "stall1000", "conns", "udp64", "impair-far")}
 	if err := Run(t.Context(), &o, &r); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(progress.String(), "FAILED") {
 		t.Error(progress.String())
 	}
-	once := []string{"far", "rss-any"}
+	once := []string{"far", "rss-any", "rss-stall", "rss-stall-far"}
 	for contender, metrics := range map[string][]string{
 		"veth":      {"up1", "rtt", "rtt-load", "down-load", "conns", "conn-errors", "udp64"},
-		"stock-sym": {"up1", "cpu", "cpu-both", "rss-up1", "rtt", "rtt-load", "down-load", "conns", "rss-idle", "rss-conns", "rss-any", "far"},
+		"stock-sym": {"up1", "cpu", "cpu-both", "rss-up1", "rtt", "rtt-load", "down-load", "conns", "rss-idle", "rss-conns", "rss-stall", "rss-stall-far", "rss-any", "far"},
 	} {
 		for _, name := range metrics {
 			m, _ := bench.MetricNamed(name)

@@ -46,6 +46,7 @@ func command(ctx context.Context, args []string) error {
 	n := fs.Int("n", 1, "streams, workers, connections, or bytes of a datagram")
 	cycles := fs.Int("cycles", 0, "connections: that many, instead of a time")
 	way := fs.String("way", "up", "streams: up, down or both")
+	stalled := fs.Bool("stalled", false, "hold: downloads of which nothing is read, instead of idle connections")
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func command(ctx context.Context, args []string) error {
 	case "datagrams":
 		result, err = load.RunDatagrams(ctx, t, *n)
 	case "hold":
-		return load.Hold(ctx, t, *n, held)
+		return load.Hold(ctx, t, *n, *stalled, held)
 	default:
 		return fmt.Errorf("usage: %s", usage)
 	}
