@@ -203,12 +203,14 @@ func (s *stage) memory(costs []load.Cost) {
 }
 
 // hold keeps 1,000 idle connections and looks at the memory.
-func hold(ctx context.Context, s *stage) error { return s.hold(ctx, "-n", "1000") }
+func hold(ctx context.Context, s *stage) error { return s.hold(ctx, 0, "-n", "1000") }
 
-// stall has 1,000 downloads of which nothing is read.
-func stall(ctx context.Context, s *stage) error { return s.hold(ctx, "-n", "1000", "-stalled") }
+// stall has 1,000 downloads of which nothing is read, long enough for all that is sent to have come to rest.
+func stall(ctx context.Context, s *stage) error {
+	return s.hold(ctx, 5*s.o.Time, "-n", "1000", "-stalled")
+}
 
-func (s *stage) hold(ctx context.Context, flags ...string) error {
+func (s *stage) hold(ctx context.Context, wait time.Duration, flags ...string) error {
 	// Pipes of the system, not of the library: a client that dies must not leave us waiting for a copy to end.
 	heard, told, err := os.Pipe()
 	if err != nil {
@@ -229,6 +231,11 @@ func (s *stage) hold(ctx context.Context, flags ...string) error {
 	_ = heard.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := io.ReadFull(heard, make([]byte, len("held\n"))); err != nil {
 		return errors.Join(fmt.Errorf("1,000 connections did not open: %w: %s", err, p.Said()), s.pair.Alive())
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(wait):
 	}
 	costs, err := s.pair.Idle(ctx)
 	s.memory(costs)

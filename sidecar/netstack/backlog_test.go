@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/netip"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +27,6 @@ func TestBacklog(t *testing.T) {
 		{"not yet", trip, 0, trip / 8, 8, backlogFirst},
 		{"goes on", trip, 0, trip / 8, 9 + 17, 4 * backlogFirst},
 		{"whatever others have", trip, backlogTotal, trip / 8, 9 + 17, 4 * backlogFirst},
-		{"a short path, and others have much", trip / 2, backlogTotal, trip / 16, 1000, backlogFirst},
 		{"until it is enough", trip, 0, 5 * trip / 8, 1000, 2 * backlogFirst},
 		{"as little as there is", trip, 0, 2 * trip, 1000, backlogFirst},
 		{"nothing known of the path", 0, 0, trip, 9, 2 * backlogFirst},
@@ -36,10 +34,9 @@ func TestBacklog(t *testing.T) {
 		{"as much as may be", 0, 0, trip / 1000, 10000, receiveMax},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var all atomic.Int64
-			all.Store(c.others)
+			var all backlogs
+			all.offered.Store(c.others + backlogFirst)
 			b, now := backlog{size: backlogFirst, all: &all}, time.Now()
-			all.Add(backlogFirst)
 			grown := 0
 			for range c.reads {
 				if b.took(backlogFirst/16, now, func(time.Time) (int, time.Duration) { return 0, c.trip }) {
@@ -50,34 +47,49 @@ func TestBacklog(t *testing.T) {
 			if b.size != c.want || backlogFirst<<grown != c.want {
 				t.Errorf("%d KiB after %d changes, want %d", b.size>>10, grown, c.want>>10)
 			}
-			if b.end(); all.Load() != c.others {
-				t.Errorf("%d KiB are not given back", (all.Load()-c.others)>>10)
+			if b.end(); all.offered.Load() != c.others {
+				t.Errorf("%d KiB are not given back", (all.offered.Load()-c.others)>>10)
 			}
 		})
 	}
 }
 
-// TestBacklogTakesAMessage: on a short path a stream grows until its window takes a message, though others have much, and no further; not where they
-// have very much.
-func TestBacklogTakesAMessage(t *testing.T) {
-	for others, want := range map[int64]int{backlogTotal: backlogMessage, 2*backlogTotal - backlogLeast: backlogLeast} {
-		var all atomic.Int64
-		all.Store(others)
-		b, now := backlog{size: backlogLeast, all: &all}, time.Now()
-		all.Add(backlogLeast)
+// TestBacklogBesideUnread: none grows while much waits to be read in all, however well the path is known, and goes on when it has been read.
+func TestBacklogBesideUnread(t *testing.T) {
+	var all backlogs
+	waits := unreadTotal + 1
+	stalled := backlog{unread: func() int { return waits }}
+	stalled.begin(&all, backlogLeast, time.Millisecond)
+	b := backlog{unread: func() int { return 0 }}
+	b.begin(&all, backlogLeast, time.Millisecond)
+	now := time.Now()
+	read := func() {
 		for range 1000 {
-			b.took(4096, now, func(time.Time) (int, time.Duration) { return 0, time.Millisecond })
+			b.took(64<<10, now, func(time.Time) (int, time.Duration) { return 0, time.Millisecond })
 		}
-		if b.size != want {
-			t.Errorf("%d KiB beside %d MiB of others, want %d", b.size>>10, others>>20, want>>10)
-		}
+	}
+	if read(); b.size != backlogFirst {
+		t.Errorf("%d KiB beside too much that waits, want %d", b.size>>10, backlogFirst>>10)
+	}
+	waits--
+	if read(); b.size != backlogFirst {
+		t.Error("it is counted too often")
+	}
+	now = now.Add(countEvery)
+	if read(); b.size != receiveMax {
+		t.Errorf("%d KiB when it has been read, want %d", b.size>>10, receiveMax>>10)
+	}
+	waits = unreadTotal + 1
+	stalled.end()
+	b.end()
+	if n := all.waiting(now.Add(time.Second)); n != 0 || all.offered.Load() != 0 {
+		t.Errorf("%d bytes wait and %d are offered at the end", n, all.offered.Load())
 	}
 }
 
 // TestBacklogOfBursts: who reads in one go what has been waiting is not given more to wait, however fast it is.
 func TestBacklogOfBursts(t *testing.T) {
-	var all atomic.Int64
-	b, now := backlog{size: backlogFirst, all: &all}, time.Now()
+	b, now := backlog{size: backlogFirst, all: new(backlogs)}, time.Now()
 	for range 100 {
 		for left := b.size / 2; left > 0; left -= 4096 {
 			if b.took(4096, now, func(time.Time) (int, time.Duration) { return left - 4096, time.Millisecond }) {
@@ -104,17 +116,17 @@ func TestBacklogBegins(t *testing.T) {
 		{backlogTotal * 2, 4 * backlogLeast, time.Millisecond, 4 * backlogLeast},
 		{backlogTotal / 3, backlogLeast, farTrip, backlogTotal * 2 / 3 / 16},
 	} {
-		var all atomic.Int64
-		all.Store(c.others)
-		var b backlog
-		if b.begin(&all, c.has, c.trip); b.size != c.want || all.Load() != c.others+int64(c.want) {
+		var all backlogs
+		all.offered.Store(c.others)
+		b := backlog{unread: func() int { return 0 }}
+		if b.begin(&all, c.has, c.trip); b.size != c.want || all.offered.Load() != c.others+int64(c.want) {
 			t.Errorf("%+v: %d", c, b.size)
 		}
 		now := time.Now()
 		for range 1 << 12 {
-			b.took(64<<10, now, func(time.Time) (int, time.Duration) { return 0, farTrip })
+			b.took(64<<10, now, func(time.Time) (int, time.Duration) { return 0, time.Millisecond })
 		}
-		if b.size != receiveMax || all.Load() != c.others+receiveMax {
+		if b.size != receiveMax || all.offered.Load() != c.others+receiveMax {
 			t.Errorf("%+v: at most %d", c, b.size)
 		}
 	}
@@ -177,13 +189,13 @@ func TestBacklogBesideOthers(t *testing.T) {
 	if first, last := size(all[1]), size(all[len(all)-1]); first < backlogFirst || last != backlogLeast {
 		t.Errorf("the first of 1000 begins with %d KiB, the last with %d", first>>10, last>>10)
 	}
-	if n := b.backlogs.Load(); n > backlogTotal+1000*backlogLeast {
+	if n := b.backlogs.offered.Load(); n > backlogTotal+1000*backlogLeast {
 		t.Errorf("1000 begin with %d MiB together", n>>20)
 	}
 	for _, c := range all {
 		_ = c.Close()
 	}
-	if n := b.backlogs.Load(); n != 0 {
+	if n := b.backlogs.offered.Load(); n != 0 {
 		t.Errorf("%d bytes are taken for streams' that are closed", n)
 	}
 	near, far := open()

@@ -27,9 +27,9 @@ const (
 	flightLittle = 16 << 10
 	// flightPackets is how many packets a message has at least, if there are so many bytes.
 	flightPackets = 8
-	// holdersTotal is for the messages in turn, of slow streams too: one keeps its memory until it is acknowledged to its end. Each stream has an
-	// equal part of it, and holdersPackets in any case.
-	holdersTotal   = 2 << 20
+	// A message keeps its memory until it is acknowledged to its end. So where many streams hold some, each of their messages is at most an equal part
+	// of so many times what the path may have in flight, and holdersPackets in any case.
+	holdersTimes   = 4
 	holdersPackets = 6
 	// flightMax is for the streams on a path of any length: it is memory.
 	flightMax = 24 << 20

@@ -84,7 +84,7 @@ type Stack struct {
 	tcpSlots  *slots.Slots
 	udpFlows  udpTable
 	resets    resets
-	backlogs  atomic.Int64 // receive buffers of all streams, bytes
+	backlogs  backlogs
 
 	mu        sync.Mutex // guards configuration and closing
 	iface     datapath.Interface

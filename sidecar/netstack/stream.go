@@ -3,6 +3,7 @@ package netstack
 import (
 	"bytes"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,7 @@ func (s *Stack) newStream(ep tcpip.Endpoint, wq *waiter.Queue, local, remote net
 	now := time.Now()
 	c.measure(now)
 	o := ep.SocketOptions()
+	c.backlog.unread = c.unread
 	c.backlog.begin(&s.backlogs, int(o.GetReceiveBufferSize()), c.flight.path.bare(now))
 	o.SetReceiveBufferSize(int64(c.backlog.size), false) // the next segment says so
 	c.onClose = c.leave
@@ -135,16 +137,25 @@ func (c *stream) Reserve(n int) (int, error) {
 		c.flight.reserved = room
 		return nil
 	})
+	select {
+	case <-c.closed: // what was granted after that nobody else gives back
+		c.flight.path.quit(c)
+		err = c.fail("write", net.ErrClosed)
+	default:
+	}
+	if err != nil {
+		c.flight.reserved = 0
+	}
 	return c.flight.reserved, err
 }
 
-// inTurn runs try until it no longer would block. Who gives up leaves the line.
+// inTurn runs try until it no longer would block. Who gives up leaves the line, and what it was granted.
 func (c *stream) inTurn(try func() tcpip.Error) error {
 	passed, err := c.begin("write", &c.writeBy)
-	if err != nil {
-		return err
+	if err == nil {
+		err = c.again("write", c.flight.ready, passed, try)
 	}
-	if err = c.again("write", c.flight.ready, passed, try); err != nil {
+	if err != nil {
 		c.flight.path.quit(c)
 	}
 	return err

@@ -168,7 +168,7 @@ func (p *path) advance(now time.Time) {
 	for len(p.line) > 0 {
 		c := p.line[0]
 		t := &c.flight.turn
-		n := min(t.want, p.longest(c))
+		n := min(t.want, p.longest(c, total))
 		if p.held > 0 && p.held+n > total {
 			return
 		}
@@ -179,9 +179,10 @@ func (p *path) advance(now time.Time) {
 	}
 }
 
-// longest is how long a message in turn may be, bytes.
-func (p *path) longest(c *stream) int {
-	return max(holdersTotal/(len(p.holders)+1)/c.segment, holdersPackets) * c.segment
+// longest is how long a message in turn may be, bytes, where total is what all may have in flight.
+func (p *path) longest(c *stream, total int) int {
+	part := holdersTimes * max(total, flightRate) / (len(p.holders) + 1)
+	return max(part/c.segment, holdersPackets) * c.segment
 }
 
 // settle gives back what is acknowledged of what a stream holds, in steps of a quarter, and has gVisor tell of the next.

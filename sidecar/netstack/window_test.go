@@ -55,7 +55,7 @@ func (r *rawTCP) next(wait time.Duration) header.TCP {
 func openRaw(t *testing.T, others int64) (*rawTCP, datapath.Stream) {
 	t.Helper()
 	s := newStack(t, 1, 1420)
-	s.backlogs.Store(others)
+	s.backlogs.offered.Store(others)
 	r := &rawTCP{t: t, s: s, from: make(chan []byte, 10000), wide: 60000}
 	s.Connect(&wire{mtu: 1420, see: func(p []byte) { r.from <- bytes.Clone(p) }})
 	return r, r.open(accept(t, s))

@@ -303,8 +303,11 @@ func (in *inboundSide) untrack(c *inboundConn) {
 
 // dial connects to what is behind a port. On None the caller calls ended when the connection has.
 func (in *inboundSide) dial(ctx context.Context, src netip.Addr, p *inboundPort) (s datapath.Stream, ended func(), why Reason) {
-	if !in.mayDial(ctx, src) {
-		return nil, nil, Limit
+	if !in.dials.Take(src) {
+		if why := in.awaitDial(ctx, src); why != None {
+			return nil, nil, why
+		}
+		p = in.current(p)
 	}
 	defer in.dials.Give(src)
 	if p.service != "" {
@@ -315,14 +318,28 @@ func (in *inboundSide) dial(ctx context.Context, src netip.Addr, p *inboundPort)
 	return local, func() {}, dialReason(ctx, err)
 }
 
-// mayDial waits for its turn among the peer's dials: many connections that begin at once are no fault, and the peer's TCP waits as well.
-func (in *inboundSide) mayDial(ctx context.Context, src netip.Addr) bool {
-	if in.dials.Take(src) {
-		return true
-	}
-	ctx, cancel := context.WithTimeout(ctx, in.r.opts.Limits.DialBudget)
+// awaitDial waits for its turn among the peer's dials: many connections that begin at once are no fault, and the peer's TCP waits as well, though not
+// for longer than one dial may take.
+func (in *inboundSide) awaitDial(ctx context.Context, src netip.Addr) Reason {
+	limited, cancel := context.WithTimeout(ctx, in.r.opts.Limits.DialTimeout)
 	defer cancel()
-	return in.dials.Await(ctx, src)
+	switch {
+	case in.dials.Await(limited, src):
+		return None
+	case ctx.Err() != nil:
+		return Aborted
+	}
+	return Limit
+}
+
+// current is the port as it is now: its destination may have changed.
+func (in *inboundSide) current(p *inboundPort) *inboundPort {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if now := in.ports[p.key]; now != nil {
+		return now
+	}
+	return p
 }
 
 // accept ends with ctx where it has to wait for the peer.

@@ -137,7 +137,7 @@ func TestPeerLimitsAreForOutside(t *testing.T) {
 // TestDialsOfMany: one that stands for many is not held to the dials of one peer either, although nobody answers.
 func TestDialsOfMany(t *testing.T) {
 	w := newWorld(t, kernelMode, func(o *Options) {
-		o.Limits.DialsPerPeer, o.Limits.DialTimeout, o.Limits.DialBudget, o.PeerOf = 1, 400*time.Millisecond, 600*time.Millisecond, manyAtGateway
+		o.Limits.DialsPerPeer, o.Limits.DialTimeout, o.PeerOf = 1, 500*time.Millisecond, manyAtGateway
 	})
 	w.net.route(inner(1), netip.AddrPort{}) // what goes there vanishes
 	w.publish(web([]netip.AddrPort{inner(1)}, nil))
@@ -146,9 +146,10 @@ func TestDialsOfMany(t *testing.T) {
 			go w.net.connectAt(a, at(webAddress, 80))
 		}
 	}
-	eventually(t, "one dial of the peer's and all of the others", func() bool { return w.net.dialled(inner(1)) == 4 })
-	eventually(t, "the peer's next, in turn", func() bool { return w.net.dialled(inner(1)) == 5 })
-	eventually(t, "the peer's last is refused: it has waited too long", func() bool { return w.row(Accepted, "web:80", TCP).Failures[Limit] == 1 })
+	eventually(t, "one dial of the peer's and all of the others", func() bool { return w.net.dialled(inner(1)) >= 4 })
+	eventually(t, "the peer's others are dialled in turn, or refused as they have waited too long", func() bool {
+		return w.net.dialled(inner(1))+int(w.row(Accepted, "web:80", TCP).Failures[Limit]) == 6
+	})
 }
 
 // TestPeerLimitsOfServices: a gateway holds each outside peer to its limits before it dials for it.

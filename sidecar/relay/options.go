@@ -32,8 +32,8 @@ type Options struct {
 
 // Limits bounds what a Relay holds. A zero field takes its default.
 type Limits struct {
-	DialTimeout        time.Duration // one attempt at one target; 3 s
-	DialBudget         time.Duration // all attempts for one connection, and waiting to begin with them; 10 s each
+	DialTimeout        time.Duration // one attempt at one target, and waiting to begin with it; 3 s each
+	DialBudget         time.Duration // all attempts for one connection; 10 s
 	FailureHold        time.Duration // how long a target that failed is tried last; 5 s
 	HeaderTimeout      time.Duration // a proxy client's handshake; 10 s
 	UDPIdle            time.Duration // a flow without datagrams; 2 min
@@ -43,7 +43,7 @@ type Limits struct {
 	DialsPerPeer       int           // inbound connections from one peer whose local dial is under way; the next wait; 64
 	Flows              int           // UDP flows of one forward, or of all inbound ports; 1,024
 	FlowsPerPeer       int           // inbound UDP flows from one peer, those to port 53 apart, or of one egress port from one address; 256
-	LargeBuffers       int           // bulk buffers of 64 KiB lent at once to who may keep them for long; beyond, connections use small ones; 256
+	LargeBuffers       int           // bulk buffers of 64 KiB lent at once, a quarter of them where others can do without; beyond, connections use small ones; 256
 }
 
 func orDefault[T comparable](v *T, def T) {
