@@ -1,6 +1,8 @@
 package netstack
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +23,9 @@ const (
 	backlogLeast = 32 << 10  // the same where others have much
 	backlogFar   = 1 << 20   // the same on a long path, where growing takes long
 	backlogTotal = 16 << 20  // what all together have, unless the paths carry more
-	receiveMax   = 8 << 20
+	// backlogLittle has a window that takes a whole message.
+	backlogLittle = 128 << 10
+	receiveMax    = 8 << 20
 
 	// backlogTrips are the bare round trips in which a window is read if it is too small. A sender that fills it takes one; on some paths most
 	// are several times the shortest.
@@ -31,31 +35,52 @@ const (
 	// unknownTrip is for a path of which nothing is known.
 	unknownTrip = 100 * time.Millisecond
 
-	unreadTotal = 8 << 20               // what may wait to be read in all where a buffer grows, bytes
-	countEvery  = 10 * time.Millisecond // how often that is counted
+	// unreadTotal is what may wait to be read in all where a buffer grows, bytes.
+	unreadTotal = 8 << 20
+	// backlogRoof is what all together never have more of, but for what each begins with.
+	backlogRoof = 128 << 20
+	// countEvery is how often what waits is counted, for each thousand streams.
+	countEvery = 10 * time.Millisecond
 )
 
 // backlogs are a Stack's.
 type backlogs struct {
 	offered atomic.Int64 // all buffers, bytes
 
-	mu      sync.Mutex
-	each    map[*backlog]struct{}
-	counted time.Time
-	unread  int // bytes, when it was counted
+	mu   sync.Mutex
+	each map[*backlog]struct{}
+
+	counting atomic.Bool  // guards what follows
+	counted  time.Time    // the last time
+	list     []*backlog   // what each was then; only its memory is kept
+	unread   atomic.Int64 // bytes that waited
 }
 
-// waiting is how much waits to be read in all, bytes. It is a moment old.
-func (all *backlogs) waiting(now time.Time) int {
+// waiting is how much waits to be read in all, bytes, or that it is more than unreadTotal. It is a moment old. Whoever counts waits for
+// endpoints, nobody else does.
+func (all *backlogs) waiting(now time.Time) int64 {
+	if all.counting.CompareAndSwap(false, true) {
+		if now.Sub(all.counted) >= countEvery*time.Duration(1+len(all.list)/1000) {
+			all.count()
+			all.counted = now
+		}
+		all.counting.Store(false)
+	}
+	return all.unread.Load()
+}
+
+func (all *backlogs) count() {
 	all.mu.Lock()
-	defer all.mu.Unlock()
-	if now.Sub(all.counted) >= countEvery {
-		all.counted, all.unread = now, 0
-		for b := range all.each {
-			all.unread += b.unread()
+	all.list = slices.AppendSeq(all.list[:0], maps.Keys(all.each))
+	all.mu.Unlock()
+	var n int64
+	for _, b := range all.list {
+		if n += int64(b.unread()); n > unreadTotal {
+			break
 		}
 	}
-	return all.unread
+	all.unread.Store(n)
+	clear(all.list)
 }
 
 // backlog is a stream's, used by its one reader.
@@ -121,11 +146,22 @@ func (b *backlog) took(n int, now time.Time, look func(time.Time) (waits int, tr
 	return true
 }
 
+// mayGrow says whether a buffer may be twice as large. Each may have an equal part of the total, and a little whatever waits elsewhere.
 func (b *backlog) mayGrow(now time.Time) bool {
-	if !b.sure && b.all.offered.Load()+int64(b.size) > backlogTotal {
+	offered := b.all.offered.Load() + int64(b.size)
+	switch {
+	case 2*b.size <= backlogTotal/b.all.streams(), b.size < backlogLittle && offered <= 2*backlogTotal:
+		return true
+	case b.size >= backlogFirst && (!b.sure && offered > backlogTotal || offered > backlogRoof):
 		return false
 	}
 	return b.all.waiting(now) <= unreadTotal
+}
+
+func (all *backlogs) streams() int {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	return max(len(all.each), 1)
 }
 
 // waits is how much waits to be read, and the path's bare round trip.

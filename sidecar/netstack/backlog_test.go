@@ -34,9 +34,9 @@ func TestBacklog(t *testing.T) {
 		{"as much as may be", 0, 0, trip / 1000, 10000, receiveMax},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var all backlogs
+			all := crowd(64)
 			all.offered.Store(c.others + backlogFirst)
-			b, now := backlog{size: backlogFirst, all: &all}, time.Now()
+			b, now := backlog{size: backlogFirst, all: all}, time.Now()
 			grown := 0
 			for range c.reads {
 				if b.took(backlogFirst/16, now, func(time.Time) (int, time.Duration) { return 0, c.trip }) {
@@ -54,14 +54,54 @@ func TestBacklog(t *testing.T) {
 	}
 }
 
-// TestBacklogBesideUnread: none grows while much waits to be read in all, however well the path is known, and goes on when it has been read.
+// crowd is n streams that have nothing.
+func crowd(n int) *backlogs {
+	all := &backlogs{each: map[*backlog]struct{}{}}
+	for range n {
+		all.each[&backlog{unread: func() int { return 0 }}] = struct{}{}
+	}
+	return all
+}
+
+// TestBacklogRoom: what a stream on a path that is known may have beside others: of so many streams, that are offered so much, while so much waits to be read.
+func TestBacklogRoom(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		streams int
+		offered int64
+		waits   int
+		want    int
+	}{
+		{"alone", 0, 0, 0, receiveMax},
+		{"many are idle", 1000, 40 << 20, 0, receiveMax},
+		{"much waits, and there are few", 7, 30 << 20, unreadTotal + 1, backlogTotal / 8},
+		{"much waits, and there are many", 1000, 20 << 20, unreadTotal + 1, backlogLittle},
+		{"much waits, and many have much", 1000, 40 << 20, unreadTotal + 1, backlogLeast},
+		{"as much as may wait", 1000, 40 << 20, unreadTotal, receiveMax},
+		{"all is offered", 1000, backlogRoof, 0, backlogFirst},
+	} {
+		all := crowd(c.streams)
+		if c.waits > 0 {
+			all.each[&backlog{unread: func() int { return c.waits }}] = struct{}{}
+		}
+		all.offered.Store(c.offered)
+		b, now := backlog{size: backlogLeast, all: all}, time.Now()
+		for range 10_000 {
+			b.took(4096, now, func(time.Time) (int, time.Duration) { return 0, time.Millisecond })
+		}
+		if b.size != c.want {
+			t.Errorf("%s: %d KiB, want %d", c.name, b.size>>10, c.want>>10)
+		}
+	}
+}
+
+// TestBacklogBesideUnread: what waits is counted now and then, and whoever has ended is not.
 func TestBacklogBesideUnread(t *testing.T) {
-	var all backlogs
-	waits := unreadTotal + 1
+	all, waits := crowd(64), unreadTotal+1
 	stalled := backlog{unread: func() int { return waits }}
-	stalled.begin(&all, backlogLeast, time.Millisecond)
+	stalled.begin(all, backlogLeast, time.Millisecond)
 	b := backlog{unread: func() int { return 0 }}
-	b.begin(&all, backlogLeast, time.Millisecond)
+	b.begin(all, backlogLeast, time.Millisecond)
 	now := time.Now()
 	read := func() {
 		for range 1000 {
@@ -116,10 +156,10 @@ func TestBacklogBegins(t *testing.T) {
 		{backlogTotal * 2, 4 * backlogLeast, time.Millisecond, 4 * backlogLeast},
 		{backlogTotal / 3, backlogLeast, farTrip, backlogTotal * 2 / 3 / 16},
 	} {
-		var all backlogs
+		all := new(backlogs)
 		all.offered.Store(c.others)
 		b := backlog{unread: func() int { return 0 }}
-		if b.begin(&all, c.has, c.trip); b.size != c.want || all.offered.Load() != c.others+int64(c.want) {
+		if b.begin(all, c.has, c.trip); b.size != c.want || all.offered.Load() != c.others+int64(c.want) {
 			t.Errorf("%+v: %d", c, b.size)
 		}
 		now := time.Now()

@@ -181,7 +181,7 @@ func (p *path) advance(now time.Time) {
 
 // longest is how long a message in turn may be, bytes, where total is what all may have in flight.
 func (p *path) longest(c *stream, total int) int {
-	part := holdersTimes * max(total, flightRate) / (len(p.holders) + 1)
+	part := min(holdersTimes*max(total, flightRate), flightMax) / (len(p.holders) + 1)
 	return max(part/c.segment, holdersPackets) * c.segment
 }
 

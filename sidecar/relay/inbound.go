@@ -319,7 +319,7 @@ func (in *inboundSide) dial(ctx context.Context, src netip.Addr, p *inboundPort)
 }
 
 // awaitDial waits for its turn among the peer's dials: many connections that begin at once are no fault, and the peer's TCP waits as well, though not
-// for longer than one dial may take.
+// for longer than one attempt may take.
 func (in *inboundSide) awaitDial(ctx context.Context, src netip.Addr) Reason {
 	limited, cancel := context.WithTimeout(ctx, in.r.opts.Limits.DialTimeout)
 	defer cancel()
