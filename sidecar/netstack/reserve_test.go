@@ -14,6 +14,16 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
+// until waits for something that must come.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
 // TestReserve: what was reserved can be written without waiting, whoever else comes meanwhile.
 func TestReserve(t *testing.T) {
 	clients, servers := pairs(t, 1)
@@ -47,7 +57,11 @@ func TestReserve(t *testing.T) {
 		_, err := c.Reserve(c.chunk)
 		ended <- err
 	}()
-	time.Sleep(20 * time.Millisecond)
+	until(t, "it waits in line", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.line) == 1
+	})
 	c.Abort()
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("ended by %v", err)
@@ -88,7 +102,14 @@ func TestReserveWhileItEnds(t *testing.T) {
 		_, err := c.Reserve(c.chunk)
 		ended <- err
 	}()
-	time.Sleep(50 * time.Millisecond)
+	until(t, "it has begun", func() bool {
+		free := c.writeMu.TryLock()
+		if free {
+			c.writeMu.Unlock()
+		}
+		return !free
+	})
+	time.Sleep(50 * time.Millisecond) // and waits for the endpoint: nobody can see that
 	c.shut(func() {})
 	ep.UnlockUser()
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
@@ -133,7 +154,7 @@ func TestManyHoldLittleEach(t *testing.T) {
 
 // TestGather: whatever its size and its parts, a packet is whole, and its views waste no more than a quarter.
 func TestGather(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test wants to be repeatable
+	r := rand.New(rand.NewPCG(1, 2)) // repeatable
 	for size := 20; size < 65536; size += 1 + r.IntN(200) {
 		whole := make([]byte, size)
 		for i := range whole {
