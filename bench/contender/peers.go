@@ -125,12 +125,12 @@ func (p *Pair) dialNear() (c net.Conn, err error) {
 	return c, err
 }
 
-// settle lets a process become idle before its memory is read.
+// settle lets a process become idle before its memory is read: started, and done with what came last.
 func settle(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(time.Second):
+	case <-time.After(3 * time.Second):
 		return nil
 	}
 }

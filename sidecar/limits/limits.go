@@ -8,9 +8,11 @@ import (
 	"strconv"
 )
 
-// Apply sets both. It is called first of all, since others size themselves by it.
+// Apply sets all. It is called first of all, since others size themselves by it.
 func Apply() {
 	limitMemory()
+	watchCollections()
+	forgetProgram()
 	limitProcessors()
 }
 

@@ -16,13 +16,14 @@ import (
 // in memory, and the requests of others behind it. gVisor's own moderation offers eight times of what was read in a round trip, with the round
 // trip that the queue has made of it, and so is at its maximum after the first. Here a stream begins with little, less where others have much, and
 // has twice as much each time that it reads within some bare round trips a whole window of what came meanwhile: what it is offered is then some
-// times of what the path carries in one. Where the round trip is not known, or was measured long ago, a long one is taken for it as long as
-// all streams together have little. None grows while much waits to be read in all: who stops reading keeps what it was offered.
+// times of what the path carries in one. It may have an equal part of a total, of those that are read and of what the others have not filled. Whoever
+// has more than that, because it came early, is offered less as it reads. What a long path carries goes beyond the total, where little waits.
 const (
 	backlogFirst = 256 << 10 // what a stream begins with, bytes; half of a buffer is its window
-	backlogLeast = 32 << 10  // the same where others have much
 	backlogFar   = 1 << 20   // the same on a long path, where growing takes long
-	backlogTotal = 16 << 20  // what all together have, unless the paths carry more
+	backlogOpen  = 32 << 10  // what its peer is promised before: a first flight of ten packets has room
+	backlogLeast = 16 << 10  // what it keeps where others have much
+	backlogTotal = 32 << 20  // what all together have, unless long paths carry more
 	// backlogLittle has a window that takes a whole message.
 	backlogLittle = 128 << 10
 	receiveMax    = 8 << 20
@@ -35,12 +36,15 @@ const (
 	// unknownTrip is for a path of which nothing is known.
 	unknownTrip = 100 * time.Millisecond
 
-	// unreadTotal is what may wait to be read in all where a buffer grows, bytes.
+	// unreadTotal is what may wait to be read in all where a buffer grows beyond its part, bytes.
 	unreadTotal = 8 << 20
-	// backlogRoof is what all together never have more of, but for what each begins with.
+	// backlogRoof is where none grows any more, but to what it might begin with: what was offered is never taken back, and streams that are idle
+	// keep it.
 	backlogRoof = 128 << 20
 	// countEvery is how often what waits is counted, for each thousand streams.
 	countEvery = 10 * time.Millisecond
+	// readFor is for how long a stream counts as read: one in a thousand that take turns is not read more often.
+	readFor = 100 * time.Millisecond
 )
 
 // backlogs are a Stack's.
@@ -50,52 +54,62 @@ type backlogs struct {
 	mu   sync.Mutex
 	each map[*backlog]struct{}
 
-	counting atomic.Bool  // guards what follows
-	counted  time.Time    // the last time
-	list     []*backlog   // what each was then; only its memory is kept
-	unread   atomic.Int64 // bytes that waited
+	counting atomic.Bool // guards what follows
+	counted  time.Time   // the last time
+	list     []*backlog  // what each was then; only its memory is kept
+
+	unread atomic.Int64 // bytes that waited then
+	part   atomic.Int64 // of the total for each that was read, bytes; zero: not counted yet
+	share  atomic.Int64 // the same for each that there is
 }
 
-// waiting is how much waits to be read in all, bytes, or that it is more than unreadTotal. It is a moment old. Whoever counts waits for
-// endpoints, nobody else does.
-func (all *backlogs) waiting(now time.Time) int64 {
-	if all.counting.CompareAndSwap(false, true) {
-		if now.Sub(all.counted) >= countEvery*time.Duration(1+len(all.list)/1000) {
-			all.count()
-			all.counted = now
-		}
-		all.counting.Store(false)
+// count counts what waits and who is read, unless that was done a moment ago. Whoever counts waits for endpoints, nobody else does.
+func (all *backlogs) count(now time.Time) {
+	if !all.counting.CompareAndSwap(false, true) {
+		return
 	}
-	return all.unread.Load()
-}
-
-func (all *backlogs) count() {
+	defer all.counting.Store(false)
+	if now.Sub(all.counted) < countEvery*time.Duration(1+len(all.list)/1000) {
+		return
+	}
+	all.counted = now
 	all.mu.Lock()
 	all.list = slices.AppendSeq(all.list[:0], maps.Keys(all.each))
 	all.mu.Unlock()
-	var n int64
+	var sum, kept, read, stalled int64
 	for _, b := range all.list {
-		if n += int64(b.unread()); n > unreadTotal {
-			break
+		n := int64(b.unread())
+		sum += n
+		switch {
+		case now.Sub(time.Unix(0, b.lastRead.Load())) < readFor:
+			read++
+		case n > 0:
+			kept += 2 * n // of a buffer half is for what is not payload
+			stalled++
 		}
 	}
-	all.unread.Store(n)
 	clear(all.list)
+	all.unread.Store(sum)
+	all.share.Store(backlogTotal / 2 / int64(max(len(all.list), 1)))
+	all.part.Store(max((backlogTotal-kept)/max(read, 1), backlogTotal/2/max(read+stalled, 1)))
 }
 
 // backlog is a stream's, used by its one reader.
 type backlog struct {
-	size   int // of the buffer
-	all    *backlogs
-	unread func() int // how much waits to be read, bytes; it is called by others
-	fresh  int        // read since then, less what had been waiting
-	since  time.Time
-	span   time.Duration // how long it is counted; zero: not yet
-	sure   bool          // the path carries that much
+	size     int // of the buffer
+	least    int // it takes some packets
+	all      *backlogs
+	unread   func() int   // how much waits to be read, bytes; it is called by others
+	lastRead atomic.Int64 // when it was, nanoseconds since 1970
+	fresh    int          // read since then, less what had been waiting
+	since    time.Time
+	span     time.Duration // how long it is counted; zero: not yet
+	far      bool          // the path is a long one
+	passed   int           // read since the buffer has this size
 }
 
-// leastBacklog is what any stream begins with: it holds a few packets.
-func leastBacklog(mtu int) int { return min(max(backlogLeast, 4*mtu), backlogFirst) }
+// openBacklog is what a handshake promises: it holds a few packets.
+func openBacklog(mtu int) int { return min(max(backlogOpen, 4*mtu), backlogFirst) }
 
 // begin takes the stream's part of what is left, and at least what it has: what a peer was promised with that is never taken back.
 func (b *backlog) begin(all *backlogs, has int, trip time.Duration) {
@@ -105,6 +119,7 @@ func (b *backlog) begin(all *backlogs, has int, trip time.Duration) {
 		first = backlogFar
 	}
 	b.all = all
+	b.lastRead.Store(time.Now().UnixNano())
 	b.size = max(has, min(int(backlogTotal-all.offered.Load())/parts, first))
 	all.offered.Add(int64(b.size))
 	all.mu.Lock()
@@ -126,51 +141,68 @@ func (b *backlog) end() {
 // took counts what was read, and says whether the buffer has another size now. look says what waits now, and the path's bare round trip, zero
 // if that is not known.
 func (b *backlog) took(n int, now time.Time, look func(time.Time) (waits int, trip time.Duration)) bool {
-	if b.size >= receiveMax {
-		return false
-	}
+	b.lastRead.Store(now.UnixNano())
 	if b.span == 0 || now.Sub(b.since) > b.span {
 		waits, trip := look(now)
-		b.sure = trip != 0
-		if !b.sure {
+		b.far = trip >= farTrip
+		if trip == 0 {
 			trip = unknownTrip
 		}
 		b.fresh, b.since, b.span = -n-waits, now, backlogTrips*trip
+		b.all.count(now)
 	}
-	if b.fresh += n; b.fresh < b.size/2 || !b.mayGrow(now) {
+	b.fresh += n
+	b.passed += n
+	size := b.next()
+	if size == b.size {
 		return false
 	}
-	more := min(b.size, receiveMax-b.size)
-	b.all.offered.Add(int64(more))
-	b.size, b.span = b.size+more, 0
+	b.all.offered.Add(int64(size - b.size))
+	b.size, b.span, b.passed = size, 0, 0
 	return true
 }
 
-// mayGrow says whether a buffer may be twice as large. Each may have an equal part of the total, and a little whatever waits elsewhere.
-func (b *backlog) mayGrow(now time.Time) bool {
-	offered := b.all.offered.Load() + int64(b.size)
-	switch {
-	case 2*b.size <= backlogTotal/b.all.streams(), b.size < backlogLittle && offered <= 2*backlogTotal:
-		return true
-	case b.size >= backlogFirst && (!b.sure && offered > backlogTotal || offered > backlogRoof):
-		return false
+// next is the size that the buffer should have. It shrinks by an eighth, and again once so much has been read: what the peer had been promised
+// before fills half of the larger one, and has room in the smaller with three quarters of its size for what is not payload.
+func (b *backlog) next() int {
+	part := b.size / 8
+	switch most := min(max(b.most(), b.least), receiveMax); {
+	case b.fresh >= b.size/2 && b.size < most:
+		return min(2*b.size, most)
+	case b.passed >= part && b.size > most+most/4:
+		return max(most, b.size-part)
 	}
-	return b.all.waiting(now) <= unreadTotal
+	return b.size
 }
 
-func (all *backlogs) streams() int {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	return max(len(all.each), 1)
+// most is how large the buffer may be.
+func (b *backlog) most() int {
+	offered, part, little := b.all.offered.Load(), int(b.all.part.Load()), b.all.unread.Load() <= unreadTotal
+	switch {
+	case part == 0:
+		return b.size
+	case offered > backlogRoof && little:
+		return min(part, backlogFirst)
+	case offered > backlogRoof:
+		return int(b.all.share.Load())
+	case b.far && little:
+		return receiveMax
+	case offered-int64(b.size)+backlogLittle <= backlogTotal:
+		part = max(part, backlogLittle)
+	}
+	if b.far {
+		return max(part, b.size)
+	}
+	return part
 }
 
 // waits is how much waits to be read, and the path's bare round trip.
 func (c *stream) waits(now time.Time) (int, time.Duration) {
-	return c.unread(), c.flight.path.bare(now)
+	return c.Unread(), c.flight.path.bare(now)
 }
 
-// unread is how much waits to be read, bytes.
-func (c *stream) unread() int {
+// Unread is how much waits to be read, bytes.
+func (c *stream) Unread() int {
 	n, _ := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
 	return n
 }

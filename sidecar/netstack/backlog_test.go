@@ -16,30 +16,27 @@ import (
 func TestBacklog(t *testing.T) {
 	const trip = 10 * time.Millisecond
 	for _, c := range []struct {
-		name   string
-		trip   time.Duration // zero: not known
-		others int64         // what they have
-		every  time.Duration // reads of a sixteenth of the first buffer
-		reads  int
-		want   int
+		name  string
+		trip  time.Duration // zero: not known
+		every time.Duration // reads of a sixteenth of the first buffer
+		reads int
+		want  int
 	}{
-		{"a window each trip", trip, 0, trip / 8, 9, 2 * backlogFirst},
-		{"not yet", trip, 0, trip / 8, 8, backlogFirst},
-		{"goes on", trip, 0, trip / 8, 9 + 17, 4 * backlogFirst},
-		{"whatever others have", trip, backlogTotal, trip / 8, 9 + 17, 4 * backlogFirst},
-		{"until it is enough", trip, 0, 5 * trip / 8, 1000, 2 * backlogFirst},
-		{"as little as there is", trip, 0, 2 * trip, 1000, backlogFirst},
-		{"nothing known of the path", 0, 0, trip, 9, 2 * backlogFirst},
-		{"nothing known, and others have much", 0, backlogTotal, trip, 1000, backlogFirst},
-		{"as much as may be", 0, 0, trip / 1000, 10000, receiveMax},
+		{"a window each trip", trip, trip / 8, 9, 2 * backlogFirst},
+		{"not yet", trip, trip / 8, 8, backlogFirst},
+		{"goes on", trip, trip / 8, 9 + 17, 4 * backlogFirst},
+		{"until it is enough", trip, 5 * trip / 8, 1000, 2 * backlogFirst},
+		{"as little as there is", trip, 2 * trip, 1000, backlogFirst},
+		{"a short path", time.Millisecond, trip / 80, 9, 2 * backlogFirst},
+		{"nothing known of the path", 0, trip, 9, 2 * backlogFirst},
+		{"as much as may be", 0, trip / 1000, 10000, receiveMax},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			all := crowd(64)
-			all.offered.Store(c.others + backlogFirst)
-			b, now := backlog{size: backlogFirst, all: all}, time.Now()
+			all := new(backlogs)
+			b, now := member(all, backlogFirst), time.Now()
 			grown := 0
 			for range c.reads {
-				if b.took(backlogFirst/16, now, func(time.Time) (int, time.Duration) { return 0, c.trip }) {
+				if b.took(backlogFirst/16, now, after(c.trip)) {
 					grown++
 				}
 				now = now.Add(c.every)
@@ -47,89 +44,180 @@ func TestBacklog(t *testing.T) {
 			if b.size != c.want || backlogFirst<<grown != c.want {
 				t.Errorf("%d KiB after %d changes, want %d", b.size>>10, grown, c.want>>10)
 			}
-			if b.end(); all.offered.Load() != c.others {
-				t.Errorf("%d KiB are not given back", (all.offered.Load()-c.others)>>10)
+			if b.end(); all.offered.Load() != 0 {
+				t.Errorf("%d KiB are not given back", all.offered.Load()>>10)
 			}
 		})
 	}
 }
 
-// crowd is n streams that have nothing.
-func crowd(n int) *backlogs {
-	all := &backlogs{each: map[*backlog]struct{}{}}
-	for range n {
-		all.each[&backlog{unread: func() int { return 0 }}] = struct{}{}
-	}
-	return all
+// member is one of so much, of which nothing waits.
+func member(all *backlogs, size int) *backlog {
+	b := &backlog{unread: func() int { return 0 }, least: backlogLeast}
+	b.begin(all, size, 0)
+	all.offered.Add(int64(size - b.size))
+	b.size = size
+	return b
 }
 
-// TestBacklogRoom: what a stream on a path that is known may have beside others: of so many streams, that are offered so much, while so much waits to be read.
+// after says that nothing waits, after such a round trip.
+func after(trip time.Duration) func(time.Time) (int, time.Duration) {
+	return func(time.Time) (int, time.Duration) { return 0, trip }
+}
+
+// TestBacklogRoom: what a stream that reads as fast as can be may have beside others: those that read as well, those of which so much waits, and
+// those of which nothing happens.
 func TestBacklogRoom(t *testing.T) {
+	const trip = time.Millisecond
 	for _, c := range []struct {
-		name    string
-		streams int
-		offered int64
-		waits   int
-		want    int
+		name           string
+		trip           time.Duration
+		read           int // streams
+		stalled, waits int // streams, bytes of each
+		idle, has      int // streams, bytes of each buffer, and of those that are read
+		want           int
 	}{
-		{"alone", 0, 0, 0, receiveMax},
-		{"many are idle", 1000, 40 << 20, 0, receiveMax},
-		{"much waits, and there are few", 7, 30 << 20, unreadTotal + 1, backlogTotal / 8},
-		{"much waits, and there are many", 1000, 20 << 20, unreadTotal + 1, backlogLittle},
-		{"much waits, and many have much", 1000, 40 << 20, unreadTotal + 1, backlogLeast},
-		{"as much as may wait", 1000, 40 << 20, unreadTotal, receiveMax},
-		{"all is offered", 1000, backlogRoof, 0, backlogFirst},
+		{"alone", trip, 0, 0, 0, 0, 0, receiveMax},
+		{"many are read", trip, 63, 0, 0, 0, 0, backlogTotal / 64},
+		{"very many are read", trip, 511, 0, 0, 0, 64 << 10, backlogTotal / 512},
+		{"very many are read, and have little", trip, 511, 0, 0, 0, 0, backlogLittle},
+		{"many are idle", trip, 0, 0, 0, 1000, backlogLeast, receiveMax},
+		{"many are idle that had much", trip, 0, 0, 0, 1000, backlogFirst, backlogFirst},
+		{"a few have filled theirs", trip, 0, 7, 4 << 20, 0, 0, backlogTotal / 2 / 8},
+		{"a few have filled a part", trip, 0, 3, 4 << 20, 0, 0, backlogTotal - 24<<20},
+		{"many have filled theirs", trip, 0, 1000, 64 << 10, 0, backlogFirst, backlogLittle},
+		{"many have filled theirs, and others have much", trip, 0, 1000, 64 << 10, 100, backlogFirst, backlogTotal / 2 / 1001},
+		{"some have filled theirs, and all is offered", trip, 0, 100, 128 << 10, 600, backlogFirst, backlogTotal / 2 / 701},
+		{"a long path beside many that are read", farTrip, 511, 0, 0, 0, 0, receiveMax},
+		{"a long path beside as much as may wait", farTrip, 511, 1, unreadTotal, 0, 0, receiveMax},
+		{"a long path beside more that waits", farTrip, 511, 1, unreadTotal + 1, 0, 0, backlogLittle},
+		{"a long path where all is offered", farTrip, 511, 0, 0, 600, backlogFirst, backlogTotal / 512},
+		{"a path that is not known", 0, 63, 0, 0, 0, 0, backlogTotal / 64},
 	} {
-		all := crowd(c.streams)
-		if c.waits > 0 {
-			all.each[&backlog{unread: func() int { return c.waits }}] = struct{}{}
+		t.Run(c.name, func(t *testing.T) {
+			all, now := new(backlogs), time.Now()
+			for range c.stalled {
+				member(all, backlogLeast).unread = func() int { return c.waits }
+			}
+			for range c.idle {
+				member(all, c.has)
+			}
+			now = now.Add(time.Second) // since which none of these was read
+			var others []*backlog
+			for range c.read {
+				others = append(others, member(all, max(c.has, backlogLeast)))
+			}
+			b := member(all, backlogLeast)
+			for range 2000 {
+				for _, o := range others {
+					o.lastRead.Store(now.UnixNano())
+				}
+				b.took(64<<10, now, after(c.trip))
+				now = now.Add(time.Millisecond / 20)
+			}
+			if b.size != c.want {
+				t.Errorf("%d KiB, want %d", b.size>>10, c.want>>10)
+			}
+		})
+	}
+}
+
+// TestBacklogRoof: streams that are read one after the other, each alone, and then keep what they have, do not have all that each might have alone.
+func TestBacklogRoof(t *testing.T) {
+	const streams = 1000
+	all, now := new(backlogs), time.Now()
+	var each []*backlog
+	for range streams {
+		each = append(each, member(all, backlogOpen))
+	}
+	for _, b := range each {
+		now = now.Add(time.Second)
+		for range 1000 {
+			b.took(64<<10, now, after(time.Millisecond))
+			now = now.Add(time.Millisecond / 20)
 		}
-		all.offered.Store(c.offered)
-		b, now := backlog{size: backlogLeast, all: all}, time.Now()
-		for range 10_000 {
-			b.took(4096, now, func(time.Time) (int, time.Duration) { return 0, time.Millisecond })
+	}
+	if most := int64(backlogRoof + receiveMax + streams*backlogFirst); all.offered.Load() > most || each[0].size != receiveMax || each[streams-1].size != backlogFirst {
+		t.Errorf("%d MiB are offered, want %d at most; the first has %d KiB, the last %d", all.offered.Load()>>20, most>>20, each[0].size>>10, each[streams-1].size>>10)
+	}
+}
+
+// TestBacklogShrinks: who came early is offered no more than its part once others read as well. What it was promised before always has room.
+func TestBacklogShrinks(t *testing.T) {
+	all, now := new(backlogs), time.Now()
+	b := member(all, receiveMax)
+	read := func(n int) (changed bool) {
+		now = now.Add(time.Millisecond)
+		return b.took(n, now, after(time.Millisecond))
+	}
+	for range 10_000 {
+		if read(64 << 10) {
+			t.Fatalf("alone it has %d KiB", b.size>>10)
 		}
-		if b.size != c.want {
-			t.Errorf("%s: %d KiB, want %d", c.name, b.size>>10, c.want>>10)
+	}
+	var others []*backlog
+	for range 511 {
+		others = append(others, member(all, 64<<10))
+	}
+	passed, size := 0, b.size
+	for range 10_000 {
+		for _, o := range others {
+			o.lastRead.Store(now.UnixNano())
 		}
+		passed += 4 << 10
+		if !read(4 << 10) {
+			continue
+		}
+		if b.size < size-size/8 || passed < size/8 && size != receiveMax {
+			t.Errorf("from %d to %d KiB after %d were read", size>>10, b.size>>10, passed>>10)
+		}
+		passed, size = 0, b.size
+	}
+	if part := backlogTotal / 512; b.size > part+part/4 || b.size < part {
+		t.Errorf("it ends with %d KiB, want %d", b.size>>10, part>>10)
+	}
+	if n := all.offered.Load(); n != int64(b.size+511*64<<10) {
+		t.Errorf("%d KiB are offered", n>>10)
 	}
 }
 
 // TestBacklogBesideUnread: what waits is counted now and then, and whoever has ended is not.
 func TestBacklogBesideUnread(t *testing.T) {
-	all, waits := crowd(64), unreadTotal+1
-	stalled := backlog{unread: func() int { return waits }}
-	stalled.begin(all, backlogLeast, time.Millisecond)
-	b := backlog{unread: func() int { return 0 }}
-	b.begin(all, backlogLeast, time.Millisecond)
-	now := time.Now()
+	all, waits, now := new(backlogs), unreadTotal+1, time.Now()
+	stalled := member(all, backlogLeast)
+	stalled.unread = func() int { return waits }
+	now = now.Add(time.Second) // since when it was not read
+	b := member(all, backlogLeast)
 	read := func() {
 		for range 1000 {
-			b.took(64<<10, now, func(time.Time) (int, time.Duration) { return 0, time.Millisecond })
+			b.took(64<<10, now, after(farTrip))
 		}
 	}
-	if read(); b.size != backlogFirst {
-		t.Errorf("%d KiB beside too much that waits, want %d", b.size>>10, backlogFirst>>10)
+	const part = backlogTotal - 2*(unreadTotal+1)
+	if read(); b.size != receiveMax || int(all.part.Load()) != part {
+		t.Errorf("%d KiB and a part of %d beside what waits, want %d and %d", b.size>>10, all.part.Load()>>10, receiveMax>>10, part>>10)
 	}
-	waits--
-	if read(); b.size != backlogFirst {
+	waits = 0
+	all.count(now.Add(countEvery - 1))
+	if all.unread.Load() == 0 {
 		t.Error("it is counted too often")
 	}
-	now = now.Add(countEvery)
-	if read(); b.size != receiveMax {
-		t.Errorf("%d KiB when it has been read, want %d", b.size>>10, receiveMax>>10)
+	all.count(now.Add(countEvery))
+	if n := all.unread.Load(); n != 0 {
+		t.Errorf("%d bytes wait when all has been read", n)
 	}
 	waits = unreadTotal + 1
 	stalled.end()
 	b.end()
-	if n := all.waiting(now.Add(time.Second)); n != 0 || all.offered.Load() != 0 {
+	all.count(now.Add(time.Second))
+	if n := all.unread.Load(); n != 0 || all.offered.Load() != 0 {
 		t.Errorf("%d bytes wait and %d are offered at the end", n, all.offered.Load())
 	}
 }
 
 // TestBacklogOfBursts: who reads in one go what has been waiting is not given more to wait, however fast it is.
 func TestBacklogOfBursts(t *testing.T) {
-	b, now := backlog{size: backlogFirst, all: new(backlogs)}, time.Now()
+	b, now := member(new(backlogs), backlogFirst), time.Now()
 	for range 100 {
 		for left := b.size / 2; left > 0; left -= 4096 {
 			if b.took(4096, now, func(time.Time) (int, time.Duration) { return left - 4096, time.Millisecond }) {
@@ -151,10 +239,10 @@ func TestBacklogBegins(t *testing.T) {
 		{0, backlogLeast, time.Millisecond, backlogFirst},
 		{0, backlogLeast, 0, backlogFirst},
 		{0, backlogLeast, farTrip, backlogFar},
-		{backlogTotal / 2, backlogLeast, farTrip, backlogFar / 2},
+		{backlogTotal / 4 * 3, backlogLeast, farTrip, backlogFar / 2},
 		{backlogTotal, backlogLeast, farTrip, backlogLeast},
 		{backlogTotal * 2, 4 * backlogLeast, time.Millisecond, 4 * backlogLeast},
-		{backlogTotal / 3, backlogLeast, farTrip, backlogTotal * 2 / 3 / 16},
+		{backlogTotal / 3 * 2, backlogLeast, farTrip, (backlogTotal - backlogTotal/3*2) / 16},
 	} {
 		all := new(backlogs)
 		all.offered.Store(c.others)
@@ -207,6 +295,46 @@ func TestPromisedIsTaken(t *testing.T) {
 	}
 }
 
+// TestPromisedIsTakenWhileShrinking: a peer fills the window after each read, of a buffer that becomes smaller as others come. All that it was ever
+// allowed to send is taken.
+func TestPromisedIsTakenWhileShrinking(t *testing.T) {
+	r, app := openRaw(t, 0)
+	all := &r.s.backlogs
+	for range 1100 {
+		member(all, backlogOpen).lastRead.Store(time.Now().Add(time.Hour).UnixNano())
+	}
+	fill := func() {
+		sent := false
+		for reply := r.next(0); reply != nil; reply = r.next(0) {
+		}
+		for int32(r.edge-r.seq) >= 1340 { // as any TCP: none sends less because of the window
+			r.send(r.seq, header.TCPFlagAck, make([]byte, 1340))
+			r.seq += 1340
+			sent = true
+		}
+		for until := time.Now().Add(5 * time.Second); sent; {
+			reply := r.next(time.Until(until))
+			if reply == nil {
+				t.Fatalf("of a buffer of %d KiB what was promised is not acknowledged", app.(*stream).backlog.size>>10)
+			}
+			if reply.AckNumber() == r.seq {
+				return
+			}
+		}
+	}
+	first := app.(*stream).backlog.size
+	for range 2000 {
+		fill()
+		if _, err := io.ReadFull(app, make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		if n := app.(*stream).backlog.size; n <= backlogOpen+backlogOpen/4 {
+			return
+		}
+	}
+	t.Errorf("a buffer of %d KiB has %d", first>>10, app.(*stream).backlog.size>>10)
+}
+
 // TestBacklogBesideOthers: a stream begins with less where others have much, and with as much as the first when they have gone.
 func TestBacklogBesideOthers(t *testing.T) {
 	a, b := wired(t, 1420, nil)
@@ -226,10 +354,10 @@ func TestBacklogBesideOthers(t *testing.T) {
 		near, far := open()
 		all = append(all, near, far)
 	}
-	if first, last := size(all[1]), size(all[len(all)-1]); first < backlogFirst || last != backlogLeast {
+	if first, last := size(all[1]), size(all[len(all)-1]); first < backlogFirst || last != backlogOpen {
 		t.Errorf("the first of 1000 begins with %d KiB, the last with %d", first>>10, last>>10)
 	}
-	if n := b.backlogs.offered.Load(); n > backlogTotal+1000*backlogLeast {
+	if n := b.backlogs.offered.Load(); n > backlogTotal+1000*backlogOpen {
 		t.Errorf("1000 begin with %d MiB together", n>>20)
 	}
 	for _, c := range all {

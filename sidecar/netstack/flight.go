@@ -23,14 +23,19 @@ const (
 	flightSpare = 256 << 10
 	// requestAge is for how long a request counts.
 	requestAge = 200 * time.Millisecond
-	// flightLittle is what a stream may always have in flight without a turn: a request waits for nobody's message.
+	// flightLittle is what a stream may have in flight without a turn: a request waits for nobody's message. Where hundreds have messages it is
+	// less, a part of littlesTotal and no less than littleLeast: what nobody takes stays in memory.
 	flightLittle = 16 << 10
+	littleLeast  = 4 << 10
+	littlesTotal = 4 << 20
 	// flightPackets is how many packets a message has at least, if there are so many bytes.
 	flightPackets = 8
 	// A message keeps its memory until it is acknowledged to its end. So where many streams hold some, each of their messages is at most an equal part
-	// of so many times what the path may have in flight, and holdersPackets in any case.
-	holdersTimes   = 4
-	holdersPackets = 6
+	// of so many times what the path may have in flight, or of a quarter of that if slow ones hold much, and holdersLeast in any case, as memory comes in powers of two.
+	holdersTimes = 4
+	holdersLeast = 8 << 10
+	// Where more than holdersMany hold one that counts, and half of what the path may have in flight, none gets a second: who is not read is left with one.
+	holdersMany = 32
 	// flightMax is for the streams on a path of any length: it is memory.
 	flightMax = 24 << 20
 	// leastTrip is the least that gVisor measures.

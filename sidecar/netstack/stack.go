@@ -126,13 +126,13 @@ func New(o Options) (*Stack, error) {
 }
 
 func (s *Stack) configure(o Options) error {
-	if err := tuneTCP(s.ip, leastBacklog(o.Interface.MTU)); err != nil {
+	if err := tuneTCP(s.ip, openBacklog(o.Interface.MTU)); err != nil {
 		return err
 	}
 	if err := s.ip.CreateNIC(nicID, s.link); err != nil {
 		return fmt.Errorf("create interface: %w", fromTCPIP(err))
 	}
-	fwd := tcp.NewForwarder(s.ip, leastBacklog(o.Interface.MTU), o.Limits.withDefaults().TCPRequests, s.forwardTCP)
+	fwd := tcp.NewForwarder(s.ip, openBacklog(o.Interface.MTU), o.Limits.withDefaults().TCPRequests, s.forwardTCP)
 	s.ip.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
 	s.ip.SetTransportProtocolHandler(udp.ProtocolNumber, s.forwardUDP)
 	return s.SetInterface(o.Interface)

@@ -46,9 +46,9 @@ func (s *Stack) newStream(ep tcpip.Endpoint, wq *waiter.Queue, local, remote net
 	now := time.Now()
 	c.measure(now)
 	o := ep.SocketOptions()
-	c.backlog.unread = c.unread
+	c.backlog.unread, c.backlog.least = c.Unread, max(backlogLeast, 4*c.segment)
 	c.backlog.begin(&s.backlogs, int(o.GetReceiveBufferSize()), c.flight.path.bare(now))
-	o.SetReceiveBufferSize(int64(c.backlog.size), false) // the next segment says so
+	o.SetReceiveBufferSize(int64(c.backlog.size), true) // the next segment says so, or one of its own if the peer has sent all that it might
 	c.onClose = c.leave
 	return c
 }

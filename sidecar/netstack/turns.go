@@ -29,6 +29,7 @@ const (
 type turns struct {
 	held    int       // bytes, of all that count
 	idle    int       // bytes, of those that are slow
+	slowly  int       // how many are
 	line    []*stream // who waits for a turn, first come first
 	holders []*stream // who holds some, whether it counts or not
 	timer   *time.Timer
@@ -137,7 +138,7 @@ func (p *path) end(c *stream, n int, now time.Time) {
 	p.advance(now)
 }
 
-// little says whether a message needs no turn.
+// little says whether a message needs no turn. What a slow stream holds comes first in any case.
 func (p *path) little(c *stream, n int, now time.Time) bool {
 	if n > flightLittle || n > 0 && !c.below(flightLittle-n+1) {
 		return false
@@ -145,13 +146,19 @@ func (p *path) little(c *stream, n int, now time.Time) bool {
 	if c.flight.little && now.Sub(c.flight.wrote) >= turnTail {
 		p.requested = now
 	}
-	return true
+	little := p.littles()
+	return n == 0 || n <= little && c.flight.slow == 0 && (little == flightLittle || c.below(little-n+1))
+}
+
+// littles is what a stream may have in flight without a turn, bytes.
+func (p *path) littles() int {
+	return min(max(littlesTotal/(len(p.holders)+len(p.line)+1), littleLeast), flightLittle)
 }
 
 // take has a stream wait for a turn, and says whether it has it already.
 func (p *path) take(c *stream, n int, now time.Time) bool {
 	t := &c.flight.turn
-	if t.slow > 0 || t.held+n > c.limit() || t.held > 0 && p.held+p.idle+n > flightMax {
+	if t.slow > 0 || t.held+n > c.limit() || t.held > 0 && (p.held+p.idle+n > flightMax || p.busy(n, now)) {
 		return false
 	}
 	if t.want == 0 {
@@ -160,6 +167,11 @@ func (p *path) take(c *stream, n int, now time.Time) bool {
 	t.want = n
 	p.advance(now)
 	return t.granted > 0
+}
+
+// busy says whether there is enough under way without a second message of anybody's.
+func (p *path) busy(n int, now time.Time) bool {
+	return len(p.holders)-p.slowly > holdersMany && p.held+n > p.total(now)/2
 }
 
 // advance grants turns to those who are first in line.
@@ -181,20 +193,22 @@ func (p *path) advance(now time.Time) {
 
 // longest is how long a message in turn may be, bytes, where total is what all may have in flight.
 func (p *path) longest(c *stream, total int) int {
-	part := min(holdersTimes*max(total, flightRate), flightMax) / (len(p.holders) + 1)
-	return max(part/c.segment, holdersPackets) * c.segment
+	all, holders := min(holdersTimes*max(total, flightRate), flightMax), len(p.holders)+1
+	part := max((all-p.idle)/max(holders-p.slowly, 1), all/4/holders)
+	return max(part, holdersLeast, c.segment) / c.segment * c.segment
 }
 
 // settle gives back what is acknowledged of what a stream holds, in steps of a quarter, and has gVisor tell of the next.
 func (p *path) settle(c *stream, now time.Time) {
 	t := &c.flight.turn
 	for !t.writing && t.held > 0 {
-		level := max(t.held-t.held/4, flightLittle)
+		little := p.littles()
+		level := max(t.held-t.held/4, little)
 		if !c.below(level) {
 			c.ep.SocketOptions().SetSendBufferSize(int64(2*level), false)
 			return
 		}
-		if level == flightLittle {
+		if level == little {
 			level = 0
 		}
 		p.hold(c, level, now)
@@ -237,6 +251,7 @@ func (p *path) count(t *turn, now time.Time) {
 	if t.slow > 0 {
 		p.idle -= t.held
 		p.held += t.held
+		p.slowly--
 	}
 	t.slow, t.since, t.drained = 0, now, 0
 }
@@ -250,6 +265,7 @@ func (p *path) judge(c *stream, now time.Time) {
 	if t.drained < t.held {
 		p.held -= t.held
 		p.idle += t.held
+		p.slowly++
 		t.slow = t.held
 		p.unline(c)
 	}

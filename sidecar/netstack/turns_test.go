@@ -293,6 +293,12 @@ func TestSlowStreamCountsAgain(t *testing.T) {
 		if !may && len(p.line) != 0 {
 			t.Errorf("%s: it stands in line", what)
 		}
+		if got := p.little(c, 1, now); got != may {
+			t.Errorf("%s: it may send a little: %t", what, got)
+		}
+		if slow := map[bool]int{true: 0, false: 1}[may]; p.slowly != slow {
+			t.Errorf("%s: %d streams are slow", what, p.slowly)
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -307,6 +313,66 @@ func TestSlowStreamCountsAgain(t *testing.T) {
 	check("still slow", 0, holds/2+1, false)
 	p.hold(c, holds/2, now)
 	check("no longer slow", holds/2, 0, true)
+}
+
+// TestLittlesAmongMany: what a stream may have without a turn is less where hundreds hold some or wait for it.
+func TestLittlesAmongMany(t *testing.T) {
+	for holders, want := range map[int]int{0: flightLittle, 255: flightLittle, 511: flightLittle / 2, 5000: littleLeast} {
+		p := path{turns: turns{holders: make([]*stream, holders/2), line: make([]*stream, holders-holders/2)}}
+		if got := p.littles(); got != want {
+			t.Errorf("%d bytes beside %d, want %d", got, holders, want)
+		}
+	}
+}
+
+// TestMessagesAmongMany: a message is an equal part of what those hold that are not slow, less what the slow ones keep, and of a quarter in any case.
+func TestMessagesAmongMany(t *testing.T) {
+	const packet = 1000
+	c := &stream{segment: packet}
+	for _, v := range []struct{ holders, slow, idle, want int }{
+		{0, 0, 0, 4 * flightRate},
+		{31, 0, 0, 4 * flightRate / 32},
+		{31, 16, flightRate, 3 * flightRate / 16},
+		{31, 31, 4 * flightRate, flightRate / 32},
+		{1000, 0, 0, holdersLeast},
+		{1000, 999, 4 * flightRate, holdersLeast},
+	} {
+		p := path{turns: turns{holders: make([]*stream, v.holders), slowly: v.slow, idle: v.idle}}
+		if got, want := p.longest(c, flightRate), v.want/packet*packet; got != want {
+			t.Errorf("%+v: %d bytes, want %d", v, got, want)
+		}
+	}
+}
+
+// TestNoSecondAmongMany: who holds a message gets no other where many do, and who holds none does.
+func TestNoSecondAmongMany(t *testing.T) {
+	clients, _ := pairs(t, holdersMany+2)
+	p, now := clients[0].(*stream).flight.path, time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.trip = time.Millisecond
+	for i, s := range clients[:holdersMany+1] {
+		c := wide(s)
+		if i == holdersMany && !p.take(clients[0].(*stream), flightLittle+1, now) {
+			t.Error("where few hold one, none gets a second")
+		}
+		p.hold(c, flightRate/2/holdersMany, now)
+	}
+	if p.take(clients[1].(*stream), flightLittle+1, now) || len(p.line) != 0 {
+		t.Error("where many hold one, one gets a second")
+	}
+	p.trip = 100 * time.Millisecond // far from busy
+	if !p.take(clients[3].(*stream), flightLittle+1, now) {
+		t.Error("on a long path none gets a second")
+	}
+	p.trip = time.Millisecond
+	if !p.take(wide(clients[holdersMany+1]), flightLittle+1, now) {
+		t.Error("who holds none gets none")
+	}
+	p.judge(clients[2].(*stream), now.Add(time.Hour)) // does not count from now on
+	if !p.take(clients[1].(*stream), flightLittle+1, now) {
+		t.Error("where fewer count, none gets a second")
+	}
 }
 
 // TestHalfClosedStreamTakesTurns: a peer that has closed its direction and does not read is sent no more than any other.

@@ -24,13 +24,17 @@ type rawTCP struct {
 }
 
 func (r *rawTCP) send(seq uint32, flags header.TCPFlags, payload []byte, options ...byte) {
+	r.s.Deliver([][]byte{r.segment(seq, flags, payload, options...)}, 0)
+}
+
+func (r *rawTCP) segment(seq uint32, flags header.TCPFlags, payload []byte, options ...byte) []byte {
 	const port = 4242
 	b := segment(v4(9), v4(1), port, seq, byte(flags), append(bytes.Clone(options), payload...))
 	tcp := header.TCP(b[ipv4Header:])
 	tcp.SetDataOffset(uint8(tcpHeader + len(options)))
 	tcp.SetAckNumber(r.ack)
 	tcp.SetWindowSize(r.wide)
-	r.s.Deliver([][]byte{b}, 0)
+	return b
 }
 
 // next is the next segment from the stack, or nil after a while without.
@@ -63,6 +67,13 @@ func openRaw(t *testing.T, others int64) (*rawTCP, datapath.Stream) {
 
 // open connects and returns what the stack's side has.
 func (r *rawTCP) open(to <-chan datapath.Stream) datapath.Stream {
+	r.ask()
+	r.send(r.seq, header.TCPFlagAck, nil)
+	return <-to
+}
+
+// ask sends a SYN and hears the answer.
+func (r *rawTCP) ask() {
 	const start = 1000
 	r.send(start, header.TCPFlagSyn, nil, 3, 3, 7, 1)
 	reply := r.next(5 * time.Second)
@@ -71,8 +82,31 @@ func (r *rawTCP) open(to <-chan datapath.Stream) datapath.Stream {
 	}
 	r.unit = uint(header.ParseSynOptions(reply.Options(), true).WS)
 	r.seq, r.ack = start+1, reply.SequenceNumber()+1
-	r.send(r.seq, header.TCPFlagAck, nil)
-	return <-to
+}
+
+// TestFirstFlightFillsWindow: a peer sends all that it may together with the end of the handshake. It hears at once that it may send more, and not
+// only when it asks.
+func TestFirstFlightFillsWindow(t *testing.T) {
+	for range 10 { // what comes after the stream's buffer has grown fills no window
+		s := newStack(t, 1, 1420)
+		r := &rawTCP{t: t, s: s, from: make(chan []byte, 10000), wide: 60000}
+		s.Connect(&wire{mtu: 1420, see: func(p []byte) { r.from <- bytes.Clone(p) }})
+		to := accept(t, s)
+		r.ask()
+		flight := [][]byte{r.segment(r.seq, header.TCPFlagAck, nil)}
+		for r.seq != r.edge {
+			n := min(1340, r.edge-r.seq)
+			flight = append(flight, r.segment(r.seq, header.TCPFlagAck, make([]byte, n)))
+			r.seq += n
+		}
+		s.Deliver(flight, 0)
+		<-to
+		for until := time.Now().Add(5 * time.Second); r.edge == r.seq; {
+			if r.next(time.Until(until)) == nil {
+				t.Fatal("the window has closed, and the peer hears of no other")
+			}
+		}
+	}
 }
 
 // TestClosedWindow has a peer fill the receive window to its very last byte, of which the stack can advertise no part, being less than

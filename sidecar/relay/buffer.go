@@ -11,7 +11,7 @@ const (
 )
 
 // lender lends buffers of two sizes. The large ones are bounded, so that many connections that stall at once do not take the sidecar's memory: where
-// less than three quarters are left, bulk for the tunnel is not read before it can be written, and what the tunnel brings goes to applications in
+// less than seven eighths are left, bulk for the tunnel is not read before it can be written, and what the tunnel brings goes to applications in
 // small pieces. Where none are left, as behind a tunnel that cannot say when, all use small ones.
 type lender struct {
 	small, large sync.Pool // *[]byte
@@ -25,7 +25,7 @@ func newLender(large int) *lender {
 		large: sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }},
 	}
 	l.free.Store(int64(large))
-	l.plenty = int64(large / 4 * 3)
+	l.plenty = int64(large / 8 * 7)
 	return l
 }
 

@@ -227,71 +227,18 @@ func (in *inboundSide) refused(p *inboundPort, why Reason, src netip.Addr) {
 	in.r.failed(m, why, "from", src)
 }
 
-// handleTCP answers one connection: what is behind the port is dialled first, so that one nobody listens on looks to the peer
-// exactly like that.
-func (in *inboundSide) handleTCP(req datapath.TCPRequest) {
-	if !in.r.enter() {
-		req.Refuse()
-		return
-	}
-	defer in.r.wg.Done()
-	src, at := req.Remote().Addr().Unmap(), unmapped(req.Local())
-	p, why := in.admit(src, at, TCP)
-	if why == None {
-		why = in.r.begin()
-	}
-	if why != None {
-		in.refused(p, why, src)
-		req.Refuse()
-		return
-	}
-	defer in.r.end()
-	if !in.conns.Take(src) {
-		in.refused(p, Limit, src)
-		req.Refuse()
-		return
-	}
-	defer in.conns.Give(src)
-	c := in.track(src, at.Addr(), p)
-	if c == nil {
-		in.refused(p, Aborted, src)
-		req.Refuse()
-		return
-	}
-	defer in.untrack(c.conn)
-	local, ended, why := in.dial(c.ctx, src, p)
-	if why != None {
-		in.refused(p, why, src)
-		req.Refuse()
-		return
-	}
-	defer ended()
-	s, err := accept(c.ctx, req)
-	if err != nil {
-		local.Abort()
-		in.refused(p, ResetByTunnel, src)
-		return
-	}
-	in.r.carry(c.ctx, local, s, nil, p.meter)
-}
-
-type tracked struct {
-	conn *inboundConn
-	ctx  context.Context
-}
-
 // track makes the connection one that a change of policy ends; nil when the port has just gone or policy has just changed.
-func (in *inboundSide) track(src, at netip.Addr, p *inboundPort) *tracked {
+func (in *inboundSide) track(src, at netip.Addr, p *inboundPort) (*inboundConn, context.Context) {
 	ctx, cancel := context.WithCancel(p.ctx)
 	c := &inboundConn{src: src, at: at, port: p, cancel: cancel}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if p.ctx.Err() != nil || !in.allowed(src, at, p.key) {
 		cancel()
-		return nil
+		return nil, nil
 	}
 	in.live[c] = struct{}{}
-	return &tracked{c, ctx}
+	return c, ctx
 }
 
 func (in *inboundSide) untrack(c *inboundConn) {
@@ -340,14 +287,6 @@ func (in *inboundSide) current(p *inboundPort) *inboundPort {
 		return now
 	}
 	return p
-}
-
-// accept ends with ctx where it has to wait for the peer.
-func accept(ctx context.Context, req datapath.TCPRequest) (datapath.Stream, error) {
-	if a, ok := req.(datapath.ContextAccepter); ok {
-		return a.AcceptContext(ctx)
-	}
-	return req.Accept()
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }

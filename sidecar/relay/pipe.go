@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/tenantwire/tenantwire/sidecar/datapath"
 )
@@ -24,7 +25,8 @@ type half struct {
 	count *atomic.Uint64
 	first []byte // bytes that were read before the pipe began
 	state atomic.Int32
-	wrote atomic.Uint32 // writes, for the reads of the other half
+	wrote atomic.Uint32   // writes, for the reads of the other half
+	room  syscall.RawConn // of out, once it was asked for
 }
 
 // pipe joins a local stream and a tunnel stream until both directions have ended or one side is reset.
@@ -135,18 +137,43 @@ func (h *half) copy() (readErr, writeErr error) {
 	}
 }
 
-// reserve has what waits to be read in bulk wait there until it can be written, where buffers are scarce.
+// reserve has what waits to be read wait there until it can be written, where buffers are scarce.
 func (h *half) reserve() (err error) {
-	out, ok := h.out.(Reserver)
-	if !ok {
+	switch out := h.out.(type) {
+	case Reserver:
+		n := h.in.waiting()
+		if n == 0 {
+			return nil
+		}
+		h.state.Store(writing)
+		h.in.room, err = out.Reserve(n)
+	case localStream:
+		if h.in.lender.scarce() {
+			return h.awaitRoom(out)
+		}
+		return nil
+	default:
 		return nil
 	}
-	n := h.in.waiting()
-	if n == 0 {
-		return nil
+	h.state.Store(reading)
+	return err
+}
+
+// awaitRoom waits until there are bytes, if there is a way to know, and an application takes some: those that it does not are left where they are.
+func (h *half) awaitRoom(to localStream) error {
+	in, ok := h.in.conn.(Backlogged)
+	if !ok || h.in.waiter == nil || h.in.waiter.WaitReadable() != nil || in.Unread() == 0 {
+		return nil // the read says what it is
+	}
+	if h.room == nil {
+		raw, err := to.SyscallConn()
+		if err != nil {
+			return err
+		}
+		h.room = raw
 	}
 	h.state.Store(writing)
-	h.in.room, err = out.Reserve(n)
+	err := h.room.Write(writable)
 	h.state.Store(reading)
 	return err
 }

@@ -234,8 +234,8 @@ func TestLenderIsBounded(t *testing.T) {
 	if c := l.take(true, false); len(*c) != largeBuffer {
 		t.Error("the large buffer did not come back")
 	}
-	l = newLender(4)
+	l = newLender(8)
 	if a, b := l.take(true, true), l.take(true, true); len(*a) != largeBuffer || len(*b) != smallBuffer || !l.scarce() {
-		t.Errorf("who yields has %d and %d bytes, with three of four left, and scarce is %t", len(*a), len(*b), l.scarce())
+		t.Errorf("who yields has %d and %d bytes, with seven of eight left, and scarce is %t", len(*a), len(*b), l.scarce())
 	}
 }

@@ -26,6 +26,8 @@ type (
 	// Reserver waits until a Write would not, of as many bytes as it says, n at most. With it a bulk write that waits costs no buffer
 	// where these are scarce.
 	Reserver interface{ Reserve(n int) (int, error) }
+	// Backlogged says how many bytes wait to be read. With it, and a ReadWaiter, they wait there until they can be written, where buffers are scarce.
+	Backlogged interface{ Unread() int }
 	// Piecemeal says, of a kernel socket, whether a stream comes to it in small pieces, so that reads should wait for more.
 	Piecemeal interface{ Singly() bool }
 )

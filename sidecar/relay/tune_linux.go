@@ -23,3 +23,10 @@ func unread(fd int) int {
 	n, _ := unix.IoctlGetInt(fd, unix.TIOCINQ) // what is wrong, a read will say
 	return n
 }
+
+// writable says whether some bytes can be written, or a write would say what is wrong.
+func writable(fd uintptr) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	n, err := unix.Poll(p, 0)
+	return n > 0 || err != nil
+}
