@@ -11,12 +11,41 @@ import (
 
 // TestReleaseProgram: pages of the program that nothing runs are no longer resident, and the program goes on.
 func TestReleaseProgram(t *testing.T) {
+	touchProgram(t)
 	before := residentFile(t)
 	if err := releaseProgram(); err != nil {
 		t.Fatal(err)
 	}
 	if after := residentFile(t); after > before/4*3 {
 		t.Errorf("%d KiB of files are resident, and %d after", before, after)
+	}
+}
+
+// touchProgram makes all of it resident.
+func touchProgram(t *testing.T) {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps, err := os.Open("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer maps.Close()
+	all, err := ofFile(maps, program)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("%d mappings of the program, %v", len(all), err)
+	}
+	memory, err := os.Open("/proc/self/mem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer memory.Close()
+	for _, m := range all {
+		if _, err := memory.ReadAt(make([]byte, m.to-m.from), int64(m.from)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

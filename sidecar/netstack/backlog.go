@@ -16,7 +16,7 @@ import (
 // in memory, and the requests of others behind it. gVisor's own moderation offers eight times of what was read in a round trip, with the round
 // trip that the queue has made of it, and so is at its maximum after the first. Here a stream begins with little, less where others have much, and
 // has twice as much each time that it reads within some bare round trips a whole window of what came meanwhile: what it is offered is then some
-// times of what the path carries in one. It may have an equal part of a total, of those that are read and of what the others have not filled. Whoever
+// times of what the path carries in one. It may have an equal part of a total: of those that are read much, and of what the others have not filled. Whoever
 // has more than that, because it came early, is offered less as it reads. What a long path carries goes beyond the total, where little waits.
 const (
 	backlogFirst = 256 << 10 // what a stream begins with, bytes; half of a buffer is its window
@@ -43,8 +43,8 @@ const (
 	backlogRoof = 128 << 20
 	// countEvery is how often what waits is counted, for each thousand streams.
 	countEvery = 10 * time.Millisecond
-	// readFor is for how long a stream counts as read: one in a thousand that take turns is not read more often.
-	readFor = 100 * time.Millisecond
+	// busyFor is for how long a stream counts as read much: one in a thousand that take turns is not read more often.
+	busyFor = 100 * time.Millisecond
 )
 
 // backlogs are a Stack's.
@@ -59,7 +59,7 @@ type backlogs struct {
 	list     []*backlog  // what each was then; only its memory is kept
 
 	unread atomic.Int64 // bytes that waited then
-	part   atomic.Int64 // of the total for each that was read, bytes; zero: not counted yet
+	part   atomic.Int64 // of the total for each that was read much, bytes; zero: not counted yet
 	share  atomic.Int64 // the same for each that there is
 }
 
@@ -69,43 +69,56 @@ func (all *backlogs) count(now time.Time) {
 		return
 	}
 	defer all.counting.Store(false)
-	if now.Sub(all.counted) < countEvery*time.Duration(1+len(all.list)/1000) {
+	since := now.Sub(all.counted)
+	if since < countEvery*time.Duration(1+len(all.list)/1000) {
 		return
 	}
 	all.counted = now
 	all.mu.Lock()
 	all.list = slices.AppendSeq(all.list[:0], maps.Keys(all.each))
 	all.mu.Unlock()
-	var sum, kept, read, stalled int64
+	var sum, kept, busy, stalled int64
 	for _, b := range all.list {
 		n := int64(b.unread())
 		sum += n
 		switch {
-		case now.Sub(time.Unix(0, b.lastRead.Load())) < readFor:
-			read++
+		case b.busy(now, since):
+			busy++
 		case n > 0:
 			kept += 2 * n // of a buffer half is for what is not payload
 			stalled++
 		}
 	}
-	clear(all.list)
 	all.unread.Store(sum)
 	all.share.Store(backlogTotal / 2 / int64(max(len(all.list), 1)))
-	all.part.Store(max((backlogTotal-kept)/max(read, 1), backlogTotal/2/max(read+stalled, 1)))
+	all.part.Store(max((backlogTotal-kept)/max(busy, 1), backlogTotal/2/max(busy+stalled, 1)))
+	clear(all.list)
+}
+
+// busy says whether an eighth of the buffer or more was read, or in each busyFor if it was asked less often, now or lately. Who counts asks.
+func (b *backlog) busy(now time.Time, since time.Duration) bool {
+	if float64(b.read.Swap(0)) >= float64(b.sized.Load())/8*max(1, float64(since)/float64(busyFor)) {
+		b.busyAt = now
+	}
+	return now.Sub(b.busyAt) < busyFor
 }
 
 // backlog is a stream's, used by its one reader.
 type backlog struct {
-	size     int // of the buffer
-	least    int // it takes some packets
-	all      *backlogs
-	unread   func() int   // how much waits to be read, bytes; it is called by others
-	lastRead atomic.Int64 // when it was, nanoseconds since 1970
-	fresh    int          // read since then, less what had been waiting
-	since    time.Time
-	span     time.Duration // how long it is counted; zero: not yet
-	far      bool          // the path is a long one
-	passed   int           // read since the buffer has this size
+	size   int // of the buffer
+	least  int // it takes some packets
+	all    *backlogs
+	fresh  int // read since then, less what had been waiting
+	since  time.Time
+	span   time.Duration // how long it is counted; zero: not yet
+	far    bool          // the path is a long one, as far as is known
+	passed int           // read since the buffer has this size
+
+	// These are for who counts.
+	unread func() int   // how much waits to be read, bytes
+	read   atomic.Int64 // bytes, since the last count
+	sized  atomic.Int64 // size
+	busyAt time.Time    // when much was found read; used by nobody else
 }
 
 // openBacklog is what a handshake promises: it holds a few packets.
@@ -118,9 +131,9 @@ func (b *backlog) begin(all *backlogs, has int, trip time.Duration) {
 	if trip >= farTrip {
 		first = backlogFar
 	}
-	b.all = all
-	b.lastRead.Store(time.Now().UnixNano())
+	b.all, b.busyAt, b.far = all, time.Now(), trip >= farTrip
 	b.size = max(has, min(int(backlogTotal-all.offered.Load())/parts, first))
+	b.sized.Store(int64(b.size))
 	all.offered.Add(int64(b.size))
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -141,12 +154,14 @@ func (b *backlog) end() {
 // took counts what was read, and says whether the buffer has another size now. look says what waits now, and the path's bare round trip, zero
 // if that is not known.
 func (b *backlog) took(n int, now time.Time, look func(time.Time) (waits int, trip time.Duration)) bool {
-	b.lastRead.Store(now.UnixNano())
+	b.read.Add(int64(n))
 	if b.span == 0 || now.Sub(b.since) > b.span {
 		waits, trip := look(now)
-		b.far = trip >= farTrip
-		if trip == 0 {
+		switch {
+		case trip == 0: // not known any more
 			trip = unknownTrip
+		case trip >= farTrip, trip < farTrip/2: // whatever is between stays what it was
+			b.far = trip >= farTrip
 		}
 		b.fresh, b.since, b.span = -n-waits, now, backlogTrips*trip
 		b.all.count(now)
@@ -159,6 +174,7 @@ func (b *backlog) took(n int, now time.Time, look func(time.Time) (waits int, tr
 	}
 	b.all.offered.Add(int64(size - b.size))
 	b.size, b.span, b.passed = size, 0, 0
+	b.sized.Store(int64(size))
 	return true
 }
 
@@ -175,25 +191,25 @@ func (b *backlog) next() int {
 	return b.size
 }
 
-// most is how large the buffer may be.
+// most is how large the buffer may be. Who is far keeps what it has: it was given for what the path carries.
 func (b *backlog) most() int {
-	offered, part, little := b.all.offered.Load(), int(b.all.part.Load()), b.all.unread.Load() <= unreadTotal
+	offered, most, little := b.all.offered.Load(), int(b.all.part.Load()), b.all.unread.Load() <= unreadTotal
 	switch {
-	case part == 0:
+	case most == 0:
 		return b.size
 	case offered > backlogRoof && little:
-		return min(part, backlogFirst)
+		most = min(most, max(b.size, backlogFirst))
 	case offered > backlogRoof:
-		return int(b.all.share.Load())
+		most = int(b.all.share.Load())
 	case b.far && little:
 		return receiveMax
 	case offered-int64(b.size)+backlogLittle <= backlogTotal:
-		part = max(part, backlogLittle)
+		most = max(most, backlogLittle)
 	}
 	if b.far {
-		return max(part, b.size)
+		most = max(most, b.size)
 	}
-	return part
+	return most
 }
 
 // waits is how much waits to be read, and the path's bare round trip.

@@ -57,6 +57,7 @@ func member(all *backlogs, size int) *backlog {
 	b.begin(all, size, 0)
 	all.offered.Add(int64(size - b.size))
 	b.size = size
+	b.sized.Store(int64(size))
 	return b
 }
 
@@ -95,22 +96,25 @@ func TestBacklogRoom(t *testing.T) {
 		{"a path that is not known", 0, 63, 0, 0, 0, 0, backlogTotal / 64},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			all, now := new(backlogs), time.Now()
+			all := new(backlogs)
 			for range c.stalled {
 				member(all, backlogLeast).unread = func() int { return c.waits }
 			}
 			for range c.idle {
 				member(all, c.has)
 			}
-			now = now.Add(time.Second) // since which none of these was read
+			now := time.Now().Add(time.Second) // since which none of these was read
 			var others []*backlog
 			for range c.read {
 				others = append(others, member(all, max(c.has, backlogLeast)))
 			}
 			b := member(all, backlogLeast)
+			for _, o := range append(others, b) {
+				o.busyAt = now
+			}
 			for range 2000 {
 				for _, o := range others {
-					o.lastRead.Store(now.UnixNano())
+					o.read.Store(int64(o.size))
 				}
 				b.took(64<<10, now, after(c.trip))
 				now = now.Add(time.Millisecond / 20)
@@ -119,6 +123,49 @@ func TestBacklogRoom(t *testing.T) {
 				t.Errorf("%d KiB, want %d", b.size>>10, c.want>>10)
 			}
 		})
+	}
+}
+
+// TestBacklogStaysFar: a long path of which nothing has been measured for a while is no short one, and neither is one that varies.
+func TestBacklogStaysFar(t *testing.T) {
+	for _, trip := range []time.Duration{0, farTrip / 2} {
+		all := new(backlogs)
+		b := member(all, receiveMax)
+		for range 511 {
+			member(all, backlogFirst).busyAt = time.Now().Add(time.Hour)
+		}
+		now := time.Now()
+		b.took(1, now, after(farTrip))
+		for range 1000 {
+			now = now.Add(time.Second)
+			b.took(1<<20, now, after(trip))
+		}
+		if b.size != receiveMax || int(all.part.Load()) >= backlogFirst {
+			t.Errorf("after a round trip of %s it has %d KiB, and a part of %d", trip, b.size>>10, all.part.Load()>>10)
+		}
+	}
+}
+
+// TestBacklogBesideLittle: streams that say a little now and then are nobody that a total is shared with.
+func TestBacklogBesideLittle(t *testing.T) {
+	all := new(backlogs)
+	var others []*backlog
+	for range 1000 {
+		others = append(others, member(all, backlogOpen))
+	}
+	b, now := member(all, backlogOpen), time.Now().Add(time.Second)
+	for i := range 10_000 {
+		if i%100 == 0 {
+			for _, o := range others {
+				o.read.Add(100)
+			}
+		}
+		b.took(64<<10, now, after(time.Millisecond))
+		now = now.Add(time.Millisecond / 2)
+	}
+	all.count(now.Add(time.Minute)) // nobody asked for long
+	if b.size < 512<<10 || all.part.Load() != backlogTotal {
+		t.Errorf("one of many that is read much has %d KiB, and a part of %d", b.size>>10, all.part.Load()>>10)
 	}
 }
 
@@ -162,7 +209,7 @@ func TestBacklogShrinks(t *testing.T) {
 	passed, size := 0, b.size
 	for range 10_000 {
 		for _, o := range others {
-			o.lastRead.Store(now.UnixNano())
+			o.read.Store(int64(o.size))
 		}
 		passed += 4 << 10
 		if !read(4 << 10) {
@@ -183,11 +230,12 @@ func TestBacklogShrinks(t *testing.T) {
 
 // TestBacklogBesideUnread: what waits is counted now and then, and whoever has ended is not.
 func TestBacklogBesideUnread(t *testing.T) {
-	all, waits, now := new(backlogs), unreadTotal+1, time.Now()
+	all, waits := new(backlogs), unreadTotal+1
 	stalled := member(all, backlogLeast)
 	stalled.unread = func() int { return waits }
-	now = now.Add(time.Second) // since when it was not read
+	now := time.Now().Add(time.Second) // since when it was not read
 	b := member(all, backlogLeast)
+	b.busyAt = now
 	read := func() {
 		for range 1000 {
 			b.took(64<<10, now, after(farTrip))
@@ -299,9 +347,13 @@ func TestPromisedIsTaken(t *testing.T) {
 // allowed to send is taken.
 func TestPromisedIsTakenWhileShrinking(t *testing.T) {
 	r, app := openRaw(t, 0)
-	all := &r.s.backlogs
+	all, p := &r.s.backlogs, app.(*stream).flight.path
+	p.mu.Lock()
+	p.trip, p.measuredAt = time.Millisecond, time.Now() // however long the handshake took
+	p.mu.Unlock()
+	app.(*stream).backlog.far = false
 	for range 1100 {
-		member(all, backlogOpen).lastRead.Store(time.Now().Add(time.Hour).UnixNano())
+		member(all, backlogOpen).busyAt = time.Now().Add(time.Hour)
 	}
 	fill := func() {
 		sent := false

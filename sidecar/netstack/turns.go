@@ -11,7 +11,7 @@ import (
 
 // Turns.
 //
-// A message of more than flightLittle needs a turn: so many bytes of what the path may have in flight, in the order of asking. They are
+// A message that is not little (littles) needs a turn: so many bytes of what the path may have in flight, in the order of asking. They are
 // given back as they are acknowledged. gVisor tells of that when what a stream has queued falls below half of its send buffer, so the
 // buffer's size is set to twice the level that is waited for. A stream is slow that has less than it holds acknowledged within turnAge, because its
 // reader does not keep up or it waits to send again. What it holds then does not count until half of that is left, so that nobody waits for
@@ -143,11 +143,17 @@ func (p *path) little(c *stream, n int, now time.Time) bool {
 	if n > flightLittle || n > 0 && !c.below(flightLittle-n+1) {
 		return false
 	}
+	if n == 0 {
+		return true
+	}
+	if c.flight.slow > 0 {
+		return false
+	}
 	if c.flight.little && now.Sub(c.flight.wrote) >= turnTail {
 		p.requested = now
 	}
 	little := p.littles()
-	return n == 0 || n <= little && c.flight.slow == 0 && (little == flightLittle || c.below(little-n+1))
+	return n <= little && (little == flightLittle || c.below(little-n+1))
 }
 
 // littles is what a stream may have in flight without a turn, bytes.
@@ -158,7 +164,7 @@ func (p *path) littles() int {
 // take has a stream wait for a turn, and says whether it has it already.
 func (p *path) take(c *stream, n int, now time.Time) bool {
 	t := &c.flight.turn
-	if t.slow > 0 || t.held+n > c.limit() || t.held > 0 && (p.held+p.idle+n > flightMax || p.busy(n, now)) {
+	if t.slow > 0 || t.held+n > c.limit() || t.held > 0 && (p.held+p.idle+n > flightMax || p.busy(c, n, now)) {
 		return false
 	}
 	if t.want == 0 {
@@ -170,8 +176,9 @@ func (p *path) take(c *stream, n int, now time.Time) bool {
 }
 
 // busy says whether there is enough under way without a second message of anybody's.
-func (p *path) busy(n int, now time.Time) bool {
-	return len(p.holders)-p.slowly > holdersMany && p.held+n > p.total(now)/2
+func (p *path) busy(c *stream, n int, now time.Time) bool {
+	total := p.total(now)
+	return len(p.holders)-p.slowly > holdersMany && p.held+min(n, p.longest(c, total)) > total/2
 }
 
 // advance grants turns to those who are first in line.
