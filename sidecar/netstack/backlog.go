@@ -95,9 +95,10 @@ func (all *backlogs) count(now time.Time) {
 	clear(all.list)
 }
 
-// busy says whether an eighth of the buffer or more was read, or in each busyFor if it was asked less often, now or lately. Who counts asks.
+// busy says whether some packets were read, or so many in each busyFor if it was asked less often, now or lately. Who counts asks.
 func (b *backlog) busy(now time.Time, since time.Duration) bool {
-	if float64(b.read.Swap(0)) >= float64(b.sized.Load())/8*max(1, float64(since)/float64(busyFor)) {
+	const packets = backlogLeast / 8
+	if float64(b.read.Swap(0)) >= packets*max(1, float64(since)/float64(busyFor)) {
 		b.busyAt = now
 	}
 	return now.Sub(b.busyAt) < busyFor
@@ -117,7 +118,6 @@ type backlog struct {
 	// These are for who counts.
 	unread func() int   // how much waits to be read, bytes
 	read   atomic.Int64 // bytes, since the last count
-	sized  atomic.Int64 // size
 	busyAt time.Time    // when much was found read; used by nobody else
 }
 
@@ -133,7 +133,6 @@ func (b *backlog) begin(all *backlogs, has int, trip time.Duration) {
 	}
 	b.all, b.busyAt, b.far = all, time.Now(), trip >= farTrip
 	b.size = max(has, min(int(backlogTotal-all.offered.Load())/parts, first))
-	b.sized.Store(int64(b.size))
 	all.offered.Add(int64(b.size))
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -174,7 +173,6 @@ func (b *backlog) took(n int, now time.Time, look func(time.Time) (waits int, tr
 	}
 	b.all.offered.Add(int64(size - b.size))
 	b.size, b.span, b.passed = size, 0, 0
-	b.sized.Store(int64(size))
 	return true
 }
 

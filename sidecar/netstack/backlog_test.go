@@ -57,7 +57,6 @@ func member(all *backlogs, size int) *backlog {
 	b.begin(all, size, 0)
 	all.offered.Add(int64(size - b.size))
 	b.size = size
-	b.sized.Store(int64(size))
 	return b
 }
 
