@@ -17,7 +17,7 @@ import (
 // trip that the queue has made of it, and so is at its maximum after the first. Here a stream begins with little, less where others have much, and
 // has twice as much each time that it reads within some bare round trips a whole window of what came meanwhile: what it is offered is then some
 // times of what the path carries in one. It may have an equal part of a total: of those that are read much, and of what the others have not filled. Whoever
-// has more than that, because it came early, is offered less as it reads. What a long path carries goes beyond the total, where little waits.
+// has more than that, because it came early, is offered less as it reads. On long paths it may have twice as much, where little waits, and keeps it.
 const (
 	backlogFirst = 256 << 10 // what a stream begins with, bytes; half of a buffer is its window
 	backlogFar   = 1 << 20   // the same on a long path, where growing takes long
@@ -60,6 +60,7 @@ type backlogs struct {
 
 	unread atomic.Int64 // bytes that waited then
 	part   atomic.Int64 // of the total for each that was read much, bytes; zero: not counted yet
+	long   atomic.Int64 // the same where paths are long
 	share  atomic.Int64 // the same for each that there is
 }
 
@@ -90,6 +91,7 @@ func (all *backlogs) count(now time.Time) {
 		}
 	}
 	all.unread.Store(sum)
+	all.long.Store(2 * backlogTotal / max(busy, 1))
 	all.share.Store(backlogTotal / 2 / int64(max(len(all.list), 1)))
 	all.part.Store(max((backlogTotal-kept)/max(busy, 1), backlogTotal/2/max(busy+stalled, 1)))
 	clear(all.list)
@@ -159,7 +161,7 @@ func (b *backlog) took(n int, now time.Time, look func(time.Time) (waits int, tr
 		switch {
 		case trip == 0: // not known any more
 			trip = unknownTrip
-		case trip >= farTrip, trip < farTrip/2: // whatever is between stays what it was
+		default:
 			b.far = trip >= farTrip
 		}
 		b.fresh, b.since, b.span = -n-waits, now, backlogTrips*trip
@@ -200,7 +202,7 @@ func (b *backlog) most() int {
 	case offered > backlogRoof:
 		most = int(b.all.share.Load())
 	case b.far && little:
-		return receiveMax
+		most = max(most, int(b.all.long.Load()))
 	case offered-int64(b.size)+backlogLittle <= backlogTotal:
 		most = max(most, backlogLittle)
 	}

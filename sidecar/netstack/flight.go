@@ -31,8 +31,8 @@ const (
 	// flightPackets is how many packets a message has at least, if there are so many bytes.
 	flightPackets = 8
 	// A message keeps its memory until it is acknowledged to its end. So where many streams hold some, each of their messages is at most an equal part
-	// of so many times what the path may have in flight, or of a quarter of that if slow ones hold much, and holdersLeast in any case, as memory comes in powers of two.
-	holdersTimes = 4
+	// of what the path may have in flight and so much, or of a quarter of that if slow ones hold much, and holdersLeast in any case, as memory comes in powers of two.
+	holdersSpare = 3 * flightRate
 	holdersLeast = 8 << 10
 	// Where more than holdersMany hold one that counts, and half of what the path may have in flight, none gets a second: who is not read is left with one.
 	holdersMany = 32

@@ -200,7 +200,7 @@ func (p *path) advance(now time.Time) {
 
 // longest is how long a message in turn may be, bytes, where total is what all may have in flight.
 func (p *path) longest(c *stream, total int) int {
-	all, holders := min(holdersTimes*max(total, flightRate), flightMax), len(p.holders)+1
+	all, holders := min(max(total, flightRate)+holdersSpare, flightMax), len(p.holders)+1
 	part := max((all-p.idle)/max(holders-p.slowly, 1), all/4/holders)
 	return max(part, holdersLeast, c.segment) / c.segment * c.segment
 }
