@@ -102,6 +102,9 @@ func TestForgetProgram(t *testing.T) {
 			t.Fatal("a busy process forgets its program")
 		}
 	}
+	if cpuTime()-used < time.Since(began)/2 {
+		t.Skipf("NOT TESTED: of %s this process was given %s of a CPU, which is not busy", time.Since(began), cpuTime()-used)
+	}
 	for deadline := time.Now().Add(10 * idleProgram); releasing.Load(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("a quiet process does not forget its program")

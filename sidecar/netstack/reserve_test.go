@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,14 +104,15 @@ func TestReserveWhileItEnds(t *testing.T) {
 		_, err := c.Reserve(c.chunk)
 		ended <- err
 	}()
-	until(t, "it has begun", func() bool {
-		free := c.writeMu.TryLock()
-		if free {
-			c.writeMu.Unlock()
+	until(t, "it waits for the endpoint", func() bool {
+		all := make([]byte, 1<<20)
+		for goroutine := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {
+			if strings.Contains(goroutine, "(*stream).Reserve(") && strings.Contains(goroutine, "(*Endpoint).LockUser(") {
+				return true
+			}
 		}
-		return !free
+		return false
 	})
-	time.Sleep(50 * time.Millisecond) // and waits for the endpoint: nobody can see that
 	c.shut(func() {})
 	ep.UnlockUser()
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {

@@ -156,7 +156,7 @@ func TestSlowReader(t *testing.T) {
 	}
 	var slow atomic.Int64
 	go func() {
-		for buf := make([]byte, 64<<10); ; time.Sleep(20 * time.Millisecond) {
+		for buf := make([]byte, 64<<10); ; time.Sleep(5 * time.Millisecond) {
 			n, err := servers[0].Read(buf)
 			if err != nil {
 				return
